@@ -1,0 +1,8 @@
+//! The two doors to the outside: the [`bus`] that carries data and commands, the [`registry`] that holds config and
+//! presence.
+//!
+//! Each is a small trait with written laws and one contract suite that every implementation passes. Roles know the
+//! traits only; which implementation runs is chosen once, in the binary. Nothing here knows what a record means.
+
+pub mod bus;
+pub mod registry;

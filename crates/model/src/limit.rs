@@ -1,0 +1,92 @@
+//! Every bound of the system, with its reason. Relations between them are checked when this compiles.
+
+use std::time::Duration;
+
+/// Ids become registry keys, file names and table columns.
+pub const ID_BYTES_MAX: usize = 128;
+
+// ---- what one agent may send ----
+
+/// Labels of processes, mounts and interfaces come from outside; past this many series the rest is counted, not sent.
+pub const SERIES_PER_AGENT_MAX: usize = 2_000;
+/// One attribute value; longer ones are cut at a character boundary.
+pub const ATTRIBUTE_BYTES_MAX: usize = 256;
+/// Labels an agent may carry, and the bytes of one key or value.
+pub const LABELS_MAX: usize = 64;
+/// Metadata pairs on one record, StreamMetrics clients included.
+pub const METADATA_PAIRS_MAX: usize = 128;
+/// One metadata value. Alerts and quantiles are far smaller.
+pub const METADATA_BYTES_MAX: usize = 4_096;
+
+// ---- the stream ----
+
+/// One message from an agent. Bounds what a hostile length header can reserve.
+pub const AGENT_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// One message to an agent: a config revision is the largest.
+pub const SERVER_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// What an agent packs into one batch, leaving room for framing and one more row.
+pub const BATCH_BYTES_MAX: usize = 192 * 1024;
+/// Ticks in one batch.
+pub const BATCH_TICKS_MAX: usize = 256;
+/// Batches an agent may have unacknowledged: enough to cover one commit and one round trip at full speed.
+pub const BATCH_CREDITS: u32 = 16;
+/// Time for the first message of a stream.
+pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
+
+const _: () = assert!(BATCH_BYTES_MAX < AGENT_MESSAGE_BYTES_MAX);
+
+// ---- config ----
+
+/// One config value in the registry (etcd's own request limit is 1.5 MiB; a config has no business being near it).
+pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
+pub const PLUGINS_PER_AGENT_MAX: usize = 16;
+pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
+pub const INTERVAL_MAX: Duration = Duration::from_secs(3_600);
+pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
+/// Aggregation: ticks in one window.
+pub const WINDOW_TICKS_MAX: usize = 10_000;
+/// Observed config versions kept per agent or group.
+pub const CONFIG_HISTORY_MAX: usize = 50;
+
+const _: () = assert!(CONFIG_BYTES_MAX * 4 < SERVER_MESSAGE_BYTES_MAX);
+
+// ---- presence ----
+
+pub const PRESENCE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+pub const PRESENCE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+pub const PRESENCE_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(1);
+/// Agents of a server that is gone are LATE this long before they are OFFLINE.
+pub const SERVER_LOSS_GRACE: Duration = Duration::from_secs(60);
+/// The first ban of a superseded session; it doubles up to the maximum.
+pub const DUPLICATE_RETRY_MIN: Duration = Duration::from_secs(60);
+pub const DUPLICATE_RETRY_MAX: Duration = Duration::from_secs(3_600);
+/// A server's own lease in the registry.
+pub const SERVER_LEASE: Duration = Duration::from_secs(10);
+
+// ---- commands ----
+
+pub const COMMAND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
+/// After the deadline, the leading monitor waits this long for an outcome under way, then writes the final state.
+pub const COMMAND_GRACE: Duration = Duration::from_secs(2);
+/// Commands waiting at a server for one agent; past it the oldest would starve, so new ones are REJECTED.
+pub const COMMANDS_WAITING_PER_AGENT_MAX: usize = 64;
+/// Commands an agent remembers, so that one sent twice acts once.
+pub const COMMAND_JOURNAL_MAX: usize = 1_000;
+/// Parameters or a result, as JSON text.
+pub const COMMAND_JSON_BYTES_MAX: usize = 64 * 1024;
+
+// ---- memory ----
+
+/// Unacknowledged ticks an agent keeps in memory while no server takes them; the oldest go first, counted.
+pub const AGENT_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A reader of the live tail that falls this far behind loses the oldest, counted.
+pub const LIVE_TAIL_RECORDS_MAX: usize = 1_000;
+/// One value on the bus; Kafka's own default limit is 1 048 588 bytes.
+pub const BUS_VALUE_BYTES_MAX: usize = 1_000_000;
+/// One request body on the HTTP API.
+pub const HTTP_BODY_BYTES_MAX: usize = 256 * 1024;
+
+const _: () = assert!(CONFIG_BYTES_MAX < HTTP_BODY_BYTES_MAX);
