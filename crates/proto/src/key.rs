@@ -1,0 +1,211 @@
+//! The keys of the registry and their JSON values.
+//!
+//! `/monitor/config/<agent-id>` is the seeds' own and anybody may write it, `etcdctl put` included; the rest is ours.
+
+use std::collections::BTreeMap;
+
+use model::id::{AgentId, GroupName, Incarnation, Revision, ServerId};
+use model::presence::{Collection, Presence, Reason, Verdict};
+use model::sample::Timestamp;
+use model::selector::Selector;
+use model::truth::ConfigTruth;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub const CONFIG: &str = "/monitor/config/";
+pub const GROUPS: &str = "/monitor/groups/";
+pub const HEARTBEATS: &str = "/monitor/heartbeat/";
+pub const AGENTS: &str = "/monitor/agents/";
+pub const SERVERS: &str = "/monitor/servers/";
+pub const ANALYSES: &str = "/monitor/analysis/";
+pub const LEADERS: &str = "/monitor/leader/";
+pub const HISTORY: &str = "/monitor/history/";
+
+pub fn config(agent: &AgentId) -> String {
+    format!("{CONFIG}{agent}")
+}
+
+pub fn group(name: &GroupName) -> String {
+    format!("{GROUPS}{name}")
+}
+
+pub fn heartbeat(agent: &AgentId) -> String {
+    format!("{HEARTBEATS}{agent}")
+}
+
+pub fn agent(agent: &AgentId) -> String {
+    format!("{AGENTS}{agent}")
+}
+
+pub fn server(server: &ServerId) -> String {
+    format!("{SERVERS}{server}")
+}
+
+pub fn leader(role: &str) -> String {
+    format!("{LEADERS}{role}")
+}
+
+/// Observed versions of one agent's or group's config; the revision is zero-padded so that keys sort by it.
+pub fn history(of: &Target, revision: Revision) -> String {
+    format!("{}{:020}", history_prefix(of), revision.0)
+}
+
+pub fn history_prefix(of: &Target) -> String {
+    match of {
+        Target::Agent(agent) => format!("{HISTORY}{agent}/"),
+        Target::Group(group) => format!("{HISTORY}group:{group}/"),
+    }
+}
+
+/// What config can be written for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    Agent(AgentId),
+    Group(GroupName),
+}
+
+impl Target {
+    /// The registry key that holds this target's config.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Agent(id) => config(id),
+            Self::Group(name) => group(name),
+        }
+    }
+
+    /// The inverse of [`Self::key`]; `None` for other keys and for names that are not ids.
+    pub fn of_key(key: &str) -> Option<Self> {
+        if let Some(id) = key.strip_prefix(CONFIG) {
+            return AgentId::new(id).ok().map(Self::Agent);
+        }
+        GroupName::new(key.strip_prefix(GROUPS)?).ok().map(Self::Group)
+    }
+}
+
+/// Under [`GROUPS`]: config for every agent the selector chooses. Higher priority wins; equal ones by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupEntry {
+    pub selector: Selector,
+    #[serde(default)]
+    pub priority: i64,
+    pub config: Value,
+}
+
+/// Under [`HEARTBEATS`], on the server's lease: which server holds the agent's session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatEntry {
+    pub server: ServerId,
+    /// The run of that server; the session belongs to this run alone.
+    pub server_incarnation: Incarnation,
+    pub incarnation: Incarnation,
+    pub since: Timestamp,
+}
+
+/// How an agent speaks to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Client {
+    /// Our own agent.
+    Session,
+    /// A client of the seeds' protocol: it reports no outcomes and no config truth.
+    StreamMetrics,
+}
+
+/// Under [`AGENTS`]: the inventory. Written on transitions, not per heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentEntry {
+    pub agent_id: AgentId,
+    pub client: Client,
+    #[serde(default)]
+    pub host: String,
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub version: String,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub boot_id: String,
+    pub incarnation: Incarnation,
+    pub first_seen: Timestamp,
+    /// When this incarnation first connected.
+    pub connected_at: Timestamp,
+    pub status: Presence,
+    pub reason: Reason,
+    /// When the verdict last changed.
+    pub since: Timestamp,
+    /// The server that holds, or last held, the session, and which run of it.
+    pub server: ServerId,
+    pub server_incarnation: Incarnation,
+    #[serde(default)]
+    pub collection: Collection,
+    #[serde(default)]
+    pub interval_ms: u64,
+    #[serde(default)]
+    pub config: ConfigTruth,
+    /// Hosts of sessions that claimed the same id while this one lived.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rivals: Vec<String>,
+}
+
+impl AgentEntry {
+    pub fn verdict(&self) -> Verdict {
+        Verdict::new(self.status, self.reason)
+    }
+
+    /// The labels selectors see: the agent's own, and `agent_id` and `host`, which it cannot fake.
+    pub fn selectable(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        labels.insert("agent_id".to_owned(), self.agent_id.to_string());
+        labels.insert("host".to_owned(), self.host.clone());
+        labels
+    }
+}
+
+/// Under [`SERVERS`], on the server's lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerEntry {
+    pub server_id: ServerId,
+    pub server_incarnation: Incarnation,
+    pub grpc: String,
+    pub version: String,
+    pub started: Timestamp,
+}
+
+/// Under [`LEADERS`], on the leader's own lease: whoever created the key leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderEntry {
+    pub id: String,
+    pub since: Timestamp,
+}
+
+/// Under [`HISTORY`]: one observed version of a config.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    pub revision: Revision,
+    pub at: Timestamp,
+    /// Who wrote it, as far as we know: an API caller, or `registry` for a write that came past us.
+    pub by: String,
+    /// The text as it was written; `None` when the key was deleted.
+    pub value: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_key_is_the_seeds_own_and_reads_back() {
+        let target = Target::Agent(AgentId::new("agent-001").unwrap());
+        assert_eq!(target.key(), "/monitor/config/agent-001");
+        assert_eq!(Target::of_key(&target.key()), Some(target));
+        assert_eq!(Target::of_key("/monitor/config/a/b"), None);
+        assert_eq!(Target::of_key("/monitor/agents/a"), None);
+    }
+
+    #[test]
+    fn history_keys_sort_by_revision() {
+        let target = Target::Agent(AgentId::new("a").unwrap());
+        assert!(history(&target, Revision(9)) < history(&target, Revision(10)));
+    }
+}
