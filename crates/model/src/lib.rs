@@ -5,6 +5,11 @@
 //! [`pipeline`] (what plugins do to it), [`config`] (what an agent is told to do), [`presence`] (who is alive),
 //! [`command`] (what becomes of an order) and [`truth`] (which config really runs).
 
+pub mod command;
 pub mod id;
 pub mod limit;
+pub mod metric;
+pub mod presence;
 pub mod sample;
+pub mod selector;
+pub mod truth;
