@@ -3,6 +3,7 @@
 //! Conversions to and from [`model`] types live here and nowhere else ([`convert`], [`columns`]). It knows no role and
 //! does no IO. docs/protocol.md tells the same in prose.
 
+pub mod api;
 pub mod columns;
 pub mod convert;
 pub mod key;

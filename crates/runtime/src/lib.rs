@@ -1,7 +1,17 @@
-//! The frame every role runs in: task scopes, signals, logs and metrics, backoff, the operations endpoint.
+//! The frame every role runs in: task scopes, signals, clocks, backoff, logs, health and metrics, exposure rules.
 //!
-//! It knows no role and nothing of monitoring; it may not depend on any crate of ours.
+//! It knows no role and nothing of what is monitored. Of our crates it sees [`model`] only.
 
+pub mod backoff;
+pub mod clock;
+pub mod exposure;
+pub mod health;
+pub mod ops;
 pub mod scope;
+pub mod signal;
+pub mod telemetry;
 
+pub use backoff::Backoff;
+pub use clock::Clock;
+pub use health::{Component, Health};
 pub use scope::{Scope, ScopeError};
