@@ -20,6 +20,7 @@ pub const SERVERS: &str = "/monitor/servers/";
 pub const ANALYSES: &str = "/monitor/analysis/";
 pub const LEADERS: &str = "/monitor/leader/";
 pub const HISTORY: &str = "/monitor/history/";
+pub const AUTHORS: &str = "/monitor/authors/";
 
 pub fn config(agent: &AgentId) -> String {
     format!("{CONFIG}{agent}")
@@ -54,6 +55,14 @@ pub fn history_prefix(of: &Target) -> String {
     match of {
         Target::Agent(agent) => format!("{HISTORY}{agent}/"),
         Target::Group(group) => format!("{HISTORY}group:{group}/"),
+    }
+}
+
+/// Who wrote a config through the API, put in the same transaction as the config: equal modified revisions tie the two.
+pub fn author(of: &Target) -> String {
+    match of {
+        Target::Agent(agent) => format!("{AUTHORS}{agent}"),
+        Target::Group(group) => format!("{AUTHORS}group:{group}"),
     }
 }
 
@@ -177,6 +186,12 @@ pub struct ServerEntry {
 pub struct LeaderEntry {
     pub id: String,
     pub since: Timestamp,
+}
+
+/// Under [`AUTHORS`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorEntry {
+    pub by: String,
 }
 
 /// Under [`HISTORY`]: one observed version of a config.
