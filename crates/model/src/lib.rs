@@ -6,6 +6,7 @@
 //! [`command`] (what becomes of an order) and [`truth`] (which config really runs).
 
 pub mod command;
+pub mod config;
 pub mod id;
 pub mod limit;
 pub mod metric;

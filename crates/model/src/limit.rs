@@ -18,6 +18,30 @@ pub const METADATA_PAIRS_MAX: usize = 128;
 /// One metadata value. Alerts and quantiles are far smaller.
 pub const METADATA_BYTES_MAX: usize = 4_096;
 
+// ---- collection ----
+
+/// One file of /proc or /sys. The largest honest one, /proc/stat with thousands of interrupts, has about 100 KB.
+pub const PROC_FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
+/// The clocks that do and do not count suspension drift apart by this much only when the machine slept.
+pub const SUSPENSION_MIN: Duration = Duration::from_secs(2);
+/// Mounts asked for their space. Each costs a thread, because a dead one never answers.
+pub const MOUNTS_MAX: usize = 64;
+/// How long one collection waits for mounts. A local file system answers in microseconds.
+pub const MOUNT_PATIENCE: Duration = Duration::from_millis(100);
+/// A mount silent for this long is reported as stuck.
+pub const MOUNT_STUCK_AFTER: Duration = Duration::from_secs(2);
+/// Interfaces whose index is read to notice that a name now means another one; each costs one file.
+pub const INTERFACES_IDENTIFIED_MAX: usize = 256;
+/// Control groups between the agent's own and the root.
+pub const CGROUP_DEPTH_MAX: usize = 32;
+/// Processes looked at in one walk; the rest is counted.
+pub const PROCESSES_MAX: usize = 50_000;
+/// Processes named one by one: this many by processor time and as many by memory.
+pub const PROCESSES_TOP: usize = 10;
+
+const _: () = assert!(MOUNT_PATIENCE.as_millis() < MOUNT_STUCK_AFTER.as_millis());
+const _: () = assert!(MOUNT_PATIENCE.as_millis() <= INTERVAL_MIN.as_millis());
+
 // ---- the stream ----
 
 /// One message from an agent. Bounds what a hostile length header can reserve.
@@ -45,6 +69,16 @@ pub const INTERVAL_MAX: Duration = Duration::from_secs(3_600);
 pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
 /// Aggregation: ticks in one window.
 pub const WINDOW_TICKS_MAX: usize = 10_000;
+/// Aggregation: the longest window. A window lives in memory, so a crash loses it.
+pub const WINDOW_MAX: Duration = Duration::from_secs(86_400);
+/// Nesting of a config value. Built-in settings need four levels; the rest is for plugins of others.
+pub const CONFIG_DEPTH_MAX: usize = 16;
+/// Faults listed for one config; the next ones show once these are mended.
+pub const CONFIG_FAULTS_MAX: usize = 20;
+/// Thresholds or conditions of one plugin: each is looked at for every series of every tick.
+pub const RULES_PER_PLUGIN_MAX: usize = 64;
+/// Stretches of ticks whose fate waits for an open window; past it windows close early.
+pub const PIPELINE_STRETCHES_MAX: usize = 4_096;
 /// Observed config versions kept per agent or group.
 pub const CONFIG_HISTORY_MAX: usize = 50;
 
