@@ -9,12 +9,17 @@
 //! 3. Offsets of one partition only grow. A reader sees them in order, each durable record once, none invented.
 //! 4. `subscribe` reads every partition: from the earliest kept record, from the first one at or after a time, from
 //!    given offsets, or only what is published after the call returned. An offset that retention has passed continues
-//!    at the earliest kept record.
+//!    at the earliest kept record, and so does one past the end: it is another log's.
 //! 5. Members of one group share the partitions: each record goes to one member. A new member of a group with commits
 //!    continues at the committed offsets; what was delivered but not committed is delivered again.
 //! 6. A slow reader holds back nobody: not publishers, not other readers.
 //! 7. Retention removes the oldest records first, whole, and never one younger than both limits of its topic allow. In a
 //!    compacted topic the newest record of each key stays.
+
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+pub mod embedded;
+mod partitioner;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -113,6 +118,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 pub struct Subscription {
     records: mpsc::Receiver<Result<Record, BusError>>,
     commits: Option<Arc<dyn Commit>>,
+    begins: BTreeMap<u32, u64>,
 }
 
 /// Remembers how far a group has come. Implementations live beside their bus.
@@ -125,7 +131,20 @@ pub trait Commit: fmt::Debug + Send + Sync {
 impl Subscription {
     /// For implementations: a task of theirs fills `records` and ends when the receiver is gone.
     pub fn new(records: mpsc::Receiver<Result<Record, BusError>>, commits: Option<Arc<dyn Commit>>) -> Self {
-        Self { records, commits }
+        Self { records, commits, begins: BTreeMap::new() }
+    }
+
+    /// For implementations: the first offset that each partition will deliver.
+    #[must_use]
+    pub fn beginning_at(mut self, begins: BTreeMap<u32, u64>) -> Self {
+        self.begins = begins;
+        self
+    }
+
+    /// The first offset that each partition will deliver; with the extents it says how much there is to catch up with.
+    /// Empty for members of a group, whose share changes.
+    pub fn begins(&self) -> &BTreeMap<u32, u64> {
+        &self.begins
     }
 
     /// The next record; `None` when the bus has closed. An error is passed on and reading goes on after it.

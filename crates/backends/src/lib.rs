@@ -5,4 +5,19 @@
 //! traits only; which implementation runs is chosen once, in the binary. Nothing here knows what a record means.
 
 pub mod bus;
+pub mod directory;
+pub mod follow;
 pub mod registry;
+
+#[cfg(test)]
+mod power_loss;
+mod store;
+
+use std::sync::Arc;
+
+/// The bus and the registry a role works with; clones share them.
+#[derive(Clone, Debug)]
+pub struct Backends {
+    pub bus: Arc<dyn bus::Bus>,
+    pub registry: Arc<dyn registry::Registry>,
+}

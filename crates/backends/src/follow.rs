@@ -1,0 +1,198 @@
+//! Keeping up with a topic or a prefix for as long as a role runs: retries, and says when it has caught up.
+//!
+//! Both functions end when the receiver of `out` is gone or the backend has closed. Trouble is told to `health`, logged
+//! where it begins and ends, and does not reach the reader.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::id::Revision;
+use runtime::{Backoff, Component};
+use tokio::sync::mpsc;
+
+use crate::bus::{Bus, BusError, Record, StartAt, Subscription};
+use crate::registry::{Event, Registry, RegistryError, Watch};
+
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_CEILING: Duration = Duration::from_secs(5);
+
+/// What following a topic yields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Followed {
+    Record(Record),
+    /// Everything that was there when following began has been delivered. Comes once.
+    CaughtUp,
+}
+
+/// Delivers every record of `topic` from `start` on, in order per partition, each once.
+pub async fn topic(
+    bus: Arc<dyn Bus>,
+    topic: &'static str,
+    start: StartAt,
+    health: Component,
+    out: mpsc::Sender<Followed>,
+) {
+    let mut trouble = Trouble::new(topic, health);
+    let (mut subscription, mut missing) = loop {
+        match begin(&*bus, topic, start.clone()).await {
+            Ok(begun) => break begun,
+            Err(BusError::Closed) => return,
+            Err(error) => trouble.wait(&error).await,
+        }
+    };
+    trouble.over();
+    if missing.is_empty() && out.send(Followed::CaughtUp).await.is_err() {
+        return;
+    }
+    while let Some(next) = subscription.next().await {
+        let record = match next {
+            Ok(record) => record,
+            Err(BusError::Closed) => return,
+            Err(error) => {
+                trouble.wait(&error).await;
+                continue;
+            }
+        };
+        trouble.over();
+        let position = record.position;
+        if out.send(Followed::Record(record)).await.is_err() {
+            return;
+        }
+        let was_last = missing.get(&position.partition).is_some_and(|end| position.offset + 1 >= *end);
+        if was_last {
+            missing.remove(&position.partition);
+            if missing.is_empty() && out.send(Followed::CaughtUp).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A subscription, and the end of each partition that has something to catch up with.
+async fn begin(
+    bus: &dyn Bus,
+    topic: &str,
+    start: StartAt,
+) -> Result<(Subscription, BTreeMap<u32, u64>), BusError> {
+    let subscription = bus.subscribe(topic, start).await?;
+    let extents = bus.extents(topic).await?;
+    let begins = subscription.begins();
+    let missing = extents
+        .iter()
+        .filter(|extent| begins.get(&extent.partition).copied().unwrap_or(extent.low) < extent.high)
+        .map(|extent| (extent.partition, extent.high))
+        .collect();
+    Ok((subscription, missing))
+}
+
+/// Delivers everything under `prefix` as one [`Event::Resync`], then every change.
+pub async fn prefix(
+    registry: Arc<dyn Registry>,
+    prefix: &'static str,
+    health: Component,
+    out: mpsc::Sender<Event>,
+) {
+    let mut trouble = Trouble::new(prefix, health);
+    while !out.is_closed() {
+        let begun = async {
+            let snapshot = registry.list(prefix).await?;
+            let watch = registry.watch(prefix, snapshot.revision).await?;
+            Ok((snapshot, watch))
+        };
+        match begun.await {
+            Ok((snapshot, watch)) => {
+                trouble.over();
+                if out.send(Event::Resync(snapshot)).await.is_err() {
+                    return;
+                }
+                deliver(watch, &mut trouble, &out).await;
+                // The watch ended: the registry closed, which the next look tells, or it has to be made anew.
+            }
+            Err(RegistryError::Closed) => return,
+            Err(error) => trouble.wait(&error).await,
+        }
+    }
+}
+
+async fn deliver(mut watch: Watch, trouble: &mut Trouble, out: &mpsc::Sender<Event>) {
+    while let Some(event) = watch.next().await {
+        match event {
+            Ok(event) => {
+                trouble.over();
+                if out.send(event).await.is_err() {
+                    return;
+                }
+            }
+            Err(RegistryError::Closed) => return,
+            Err(error) => trouble.wait(&error).await,
+        }
+    }
+}
+
+/// A fold of [`Event`]s under one prefix: the newest value of each key.
+#[derive(Clone, Debug, Default)]
+pub struct Mirror {
+    pub entries: BTreeMap<String, crate::registry::Entry>,
+    /// The revision this view has reached.
+    pub revision: Revision,
+}
+
+impl Mirror {
+    /// Takes one change in. Returns the keys it concerned.
+    pub fn take(&mut self, event: Event) -> Vec<String> {
+        match event {
+            Event::Put(entry) => {
+                self.revision = self.revision.max(entry.modified);
+                let key = entry.key.clone();
+                self.entries.insert(key.clone(), entry);
+                vec![key]
+            }
+            Event::Delete { key, revision } => {
+                self.revision = self.revision.max(revision);
+                self.entries.remove(&key);
+                vec![key]
+            }
+            Event::Resync(snapshot) => {
+                let new = snapshot.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+                let old = std::mem::replace(&mut self.entries, new);
+                self.revision = snapshot.revision;
+                let gone = old.into_keys().filter(|key| !self.entries.contains_key(key));
+                gone.chain(self.entries.keys().cloned()).collect()
+            }
+        }
+    }
+}
+
+/// One spell of trouble: told once when it begins and once when it is over.
+struct Trouble {
+    subject: &'static str,
+    health: Component,
+    backoff: Backoff,
+    /// `None` before the first answer.
+    on: Option<bool>,
+}
+
+impl Trouble {
+    fn new(subject: &'static str, health: Component) -> Self {
+        Self { subject, health, backoff: Backoff::new(RETRY_FIRST, RETRY_CEILING), on: None }
+    }
+
+    async fn wait(&mut self, error: &(impl Display + Sync)) {
+        if self.on != Some(true) {
+            tracing::warn!(subject = self.subject, %error, "following is interrupted");
+        }
+        self.on = Some(true);
+        self.health.degraded(format!("{}: {error}", self.subject));
+        tokio::time::sleep(self.backoff.next_delay()).await;
+    }
+
+    fn over(&mut self) {
+        if self.on != Some(false) {
+            self.on = Some(false);
+            self.backoff.reset();
+            self.health.ok();
+        }
+    }
+}
