@@ -99,6 +99,21 @@ pub const DUPLICATE_RETRY_MAX: Duration = Duration::from_secs(3_600);
 /// A server's own lease in the registry.
 pub const SERVER_LEASE: Duration = Duration::from_secs(10);
 
+// ---- one server ----
+
+/// Agents one server holds or held and still judges; past it hellos are answered OVERLOADED.
+pub const AGENTS_PER_SERVER_MAX: usize = 20_000;
+/// Messages on their way down to one agent; a peer that leaves more unread is cut off.
+pub const SESSION_OUTBOX_MAX: usize = 256;
+/// Reports of one session that are not durable yet: every waiting command in each of its states.
+pub const REPORTS_IN_FLIGHT_MAX: usize = 256;
+/// Sessions that claimed one agent id and were sent away, as remembered; the longest ago are forgotten first.
+pub const RIVALS_MAX: usize = 8;
+/// Silence allowed to a StreamMetrics client before its interval has been observed.
+pub const STREAM_METRICS_FIRST_INTERVAL: Duration = Duration::from_secs(60);
+/// Time for what is in flight when a server stops.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
 // ---- commands ----
 
 pub const COMMAND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -107,6 +122,10 @@ pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 pub const COMMAND_GRACE: Duration = Duration::from_secs(2);
 /// Commands waiting at a server for one agent; past it the oldest would starve, so new ones are REJECTED.
 pub const COMMANDS_WAITING_PER_AGENT_MAX: usize = 64;
+/// Commands one server knows and that have not passed their deadline, over all agents.
+pub const COMMANDS_PER_SERVER_MAX: usize = 100_000;
+/// Ended commands a monitor remembers, so that none is ended twice.
+pub const COMMANDS_REMEMBERED_MAX: usize = 100_000;
 /// Commands an agent remembers, so that one sent twice acts once.
 pub const COMMAND_JOURNAL_MAX: usize = 1_000;
 /// Parameters or a result, as JSON text.

@@ -214,6 +214,11 @@ impl Tracker {
         self.link = Link::Left { restarting, at: now };
     }
 
+    /// The agent's rhythm was learnt, or the kind of evidence has changed.
+    pub fn retimed(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
     /// Another live session claimed the id; the mark stays until `until`.
     pub fn claimed_twice(&mut self, until: Duration) {
         self.duplicate_until = Some(until);
