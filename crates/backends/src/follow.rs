@@ -1,6 +1,7 @@
 //! Keeping up with a topic or a prefix for as long as a role runs: retries, and says when it has caught up.
 //!
-//! Both functions end when the receiver of `out` is gone or the backend has closed. Trouble is told to `health`, logged
+//! `wrap` makes what is followed the reader's own type, so that one channel can serve several followers. Both functions
+//! end when the receiver of `out` is gone or the backend has closed. Trouble is told to `health`, logged
 //! where it begins and ends, and does not reach the reader.
 
 use std::collections::BTreeMap;
@@ -27,12 +28,13 @@ pub enum Followed {
 }
 
 /// Delivers every record of `topic` from `start` on, in order per partition, each once.
-pub async fn topic(
+pub async fn topic<T: Send>(
     bus: Arc<dyn Bus>,
     topic: &'static str,
     start: StartAt,
     health: Component,
-    out: mpsc::Sender<Followed>,
+    out: mpsc::Sender<T>,
+    wrap: impl Fn(Followed) -> T + Send,
 ) {
     let mut trouble = Trouble::new(topic, health);
     let (mut subscription, mut missing) = loop {
@@ -43,7 +45,7 @@ pub async fn topic(
         }
     };
     trouble.over();
-    if missing.is_empty() && out.send(Followed::CaughtUp).await.is_err() {
+    if missing.is_empty() && out.send(wrap(Followed::CaughtUp)).await.is_err() {
         return;
     }
     while let Some(next) = subscription.next().await {
@@ -57,13 +59,13 @@ pub async fn topic(
         };
         trouble.over();
         let position = record.position;
-        if out.send(Followed::Record(record)).await.is_err() {
+        if out.send(wrap(Followed::Record(record))).await.is_err() {
             return;
         }
         let was_last = missing.get(&position.partition).is_some_and(|end| position.offset + 1 >= *end);
         if was_last {
             missing.remove(&position.partition);
-            if missing.is_empty() && out.send(Followed::CaughtUp).await.is_err() {
+            if missing.is_empty() && out.send(wrap(Followed::CaughtUp)).await.is_err() {
                 return;
             }
         }
@@ -88,11 +90,12 @@ async fn begin(
 }
 
 /// Delivers everything under `prefix` as one [`Event::Resync`], then every change.
-pub async fn prefix(
+pub async fn prefix<T: Send>(
     registry: Arc<dyn Registry>,
     prefix: &'static str,
     health: Component,
-    out: mpsc::Sender<Event>,
+    out: mpsc::Sender<T>,
+    wrap: impl Fn(Event) -> T + Send + Sync,
 ) {
     let mut trouble = Trouble::new(prefix, health);
     while !out.is_closed() {
@@ -104,10 +107,10 @@ pub async fn prefix(
         match begun.await {
             Ok((snapshot, watch)) => {
                 trouble.over();
-                if out.send(Event::Resync(snapshot)).await.is_err() {
+                if out.send(wrap(Event::Resync(snapshot))).await.is_err() {
                     return;
                 }
-                deliver(watch, &mut trouble, &out).await;
+                deliver(watch, &mut trouble, &out, &wrap).await;
                 // The watch ended: the registry closed, which the next look tells, or it has to be made anew.
             }
             Err(RegistryError::Closed) => return,
@@ -116,12 +119,17 @@ pub async fn prefix(
     }
 }
 
-async fn deliver(mut watch: Watch, trouble: &mut Trouble, out: &mpsc::Sender<Event>) {
+async fn deliver<T: Send>(
+    mut watch: Watch,
+    trouble: &mut Trouble,
+    out: &mpsc::Sender<T>,
+    wrap: &(impl Fn(Event) -> T + Sync),
+) {
     while let Some(event) = watch.next().await {
         match event {
             Ok(event) => {
                 trouble.over();
-                if out.send(event).await.is_err() {
+                if out.send(wrap(event)).await.is_err() {
                     return;
                 }
             }

@@ -3,7 +3,7 @@
 //! An agent answers for itself. For one that never answers, the leading monitor keeps [`OpenCommands`] and writes the
 //! final state after the deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -127,9 +127,15 @@ pub struct Unanswered {
 }
 
 /// Every command without a final state, as seen from the bus. Time is monotonic, so clock steps expire nothing.
+///
+/// Orders and reports come on two topics, so a report may be seen before its order; and an order may be sent twice. The
+/// newest ended ones are therefore remembered.
 #[derive(Clone, Debug, Default)]
 pub struct OpenCommands {
     open: BTreeMap<(CommandId, AgentId), Open>,
+    ended: BTreeSet<(CommandId, AgentId)>,
+    /// The same, oldest first.
+    ended_in_order: VecDeque<(CommandId, AgentId)>,
 }
 
 impl OpenCommands {
@@ -143,8 +149,10 @@ impl OpenCommands {
         remaining: Duration,
     ) {
         let deadline = now + remaining.min(limit::COMMAND_TIMEOUT_MAX) + limit::COMMAND_GRACE;
-        let fresh = Open { kind, deadline, state: CommandState::Pending };
-        self.open.entry((command_id, agent_id)).or_insert(fresh);
+        let key = (command_id, agent_id);
+        if !self.ended.contains(&key) {
+            self.open.entry(key).or_insert(Open { kind, deadline, state: CommandState::Pending });
+        }
     }
 
     /// Somebody reported a state. A final one closes the command.
@@ -152,17 +160,18 @@ impl OpenCommands {
         let key = (command_id.clone(), agent_id.clone());
         if state.is_final() {
             self.open.remove(&key);
+            self.remember(key);
         } else if let Some(open) = self.open.get_mut(&key) {
             open.state = open.state.max(state);
         }
     }
 
-    /// Takes out what is past its deadline at `now`.
-    pub fn take_unanswered(&mut self, now: Duration) -> Vec<Unanswered> {
-        let due = self.open.extract_if(.., |_, open| now >= open.deadline);
+    /// What is past its deadline at `now`. Each stays open until its final state is [`Self::reported`].
+    pub fn unanswered(&self, now: Duration) -> Vec<Unanswered> {
+        let due = self.open.iter().filter(|(_, open)| now >= open.deadline);
         due.map(|((command_id, agent_id), open)| Unanswered {
-            command_id,
-            agent_id,
+            command_id: command_id.clone(),
+            agent_id: agent_id.clone(),
             kind: open.kind,
             state: match open.state {
                 CommandState::Pending => CommandState::Expired,
@@ -172,7 +181,7 @@ impl OpenCommands {
         .collect()
     }
 
-    /// When [`Self::take_unanswered`] next has something.
+    /// When [`Self::unanswered`] next has something.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.open.values().map(|open| open.deadline).min()
     }
@@ -183,6 +192,17 @@ impl OpenCommands {
 
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
+    }
+
+    fn remember(&mut self, key: (CommandId, AgentId)) {
+        if self.ended.insert(key.clone()) {
+            self.ended_in_order.push_back(key);
+        }
+        if self.ended_in_order.len() > limit::COMMANDS_REMEMBERED_MAX
+            && let Some(oldest) = self.ended_in_order.pop_front()
+        {
+            self.ended.remove(&oldest);
+        }
     }
 }
 
@@ -214,13 +234,13 @@ mod tests {
     #[test]
     fn undelivered_expires_and_delivered_without_answer_is_unknown() {
         let (command, agent) = ids();
-        let mut undelivered = open();
-        assert_eq!(undelivered.take_unanswered(31 * SECOND), []);
-        assert_eq!(undelivered.take_unanswered(32 * SECOND)[0].state, CommandState::Expired);
+        let undelivered = open();
+        assert_eq!(undelivered.unanswered(31 * SECOND), []);
+        assert_eq!(undelivered.unanswered(32 * SECOND)[0].state, CommandState::Expired);
 
         let mut delivered = open();
         delivered.reported(&command, &agent, CommandState::Delivered);
-        assert_eq!(delivered.take_unanswered(32 * SECOND)[0].state, CommandState::Unknown);
+        assert_eq!(delivered.unanswered(32 * SECOND)[0].state, CommandState::Unknown);
     }
 
     #[test]
@@ -229,8 +249,19 @@ mod tests {
         let mut answered = open();
         answered.reported(&command, &agent, CommandState::Succeeded);
         answered.reported(&command, &agent, CommandState::Running);
-        assert_eq!(answered.take_unanswered(1_000 * SECOND), []);
+        assert_eq!(answered.unanswered(1_000 * SECOND), []);
         assert!(answered.is_empty());
+    }
+
+    #[test]
+    fn a_command_whose_answer_was_seen_first_or_that_is_sent_again_stays_ended() {
+        let (command, agent) = ids();
+        let mut early = OpenCommands::default();
+        early.reported(&command, &agent, CommandState::Succeeded);
+        for _ in 0..2 {
+            early.issued(command.clone(), agent.clone(), CommandType::Stop, Duration::ZERO, 30 * SECOND);
+            assert!(early.is_empty());
+        }
     }
 
     #[test]
@@ -240,7 +271,7 @@ mod tests {
         running.reported(&command, &agent, CommandState::Running);
         running.reported(&command, &agent, CommandState::Delivered);
         assert_eq!(running.next_deadline(), Some(32 * SECOND));
-        assert_eq!(running.take_unanswered(32 * SECOND)[0].state, CommandState::Unknown);
+        assert_eq!(running.unanswered(32 * SECOND)[0].state, CommandState::Unknown);
     }
 
     #[test]
