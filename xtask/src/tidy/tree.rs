@@ -80,9 +80,9 @@ impl Tree {
 }
 
 impl File {
-    /// The numbered lines before the tests: none in a file that is all tests.
+    /// The numbered lines before the tests: none in a file that is all tests, as contract suites are.
     pub(crate) fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let all_tests = self.path.contains("/tests/") || self.path.ends_with("/tests.rs");
+        let all_tests = ["/tests/", "/tests.rs", "/contract.rs"].iter().any(|part| self.path.contains(part));
         let lines: Vec<&str> = if all_tests { Vec::new() } else { self.text.lines().collect() };
         let is_tests = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod tests");
         let end = lines.windows(2).position(is_tests).unwrap_or(lines.len());
@@ -126,5 +126,6 @@ mod tests {
     fn a_file_of_tests_has_no_code() {
         assert_eq!(code("crates/a/tests/b.rs", "//! B.\nfn b() {}\n"), 0);
         assert_eq!(code("crates/a/src/a/tests.rs", "//! B.\nfn b() {}\n"), 0);
+        assert_eq!(code("crates/a/src/a/contract.rs", "//! B.\nfn b() {}\n"), 0);
     }
 }
