@@ -33,6 +33,31 @@ pub enum MetricName {
     Processes,
 }
 
+/// Series that only ever grow, until their machine, device or process starts anew: a reader shows their rate, not their
+/// value. Everything else an agent collects is a level.
+pub const CUMULATIVE: [&str; 20] = [
+    "container.cpu.throttled_time",
+    "container.cpu.time",
+    "process.cpu.time",
+    "system.disk.io",
+    "system.disk.io_time",
+    "system.disk.operation_time",
+    "system.disk.operations",
+    "system.linux.context_switches",
+    "system.linux.oom_kills",
+    "system.linux.pressure.stalled_time",
+    "system.linux.tcp.failures",
+    "system.linux.tcp.opens",
+    "system.linux.tcp.segments",
+    "system.network.dropped",
+    "system.network.errors",
+    "system.network.io",
+    "system.network.packets",
+    "system.paging.faults",
+    "system.paging.operations",
+    "system.processes.created",
+];
+
 /// A text that names no metric.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no metric is named {given:?}: use {}", MetricName::ALL.map(MetricName::as_str).join(", "))]
