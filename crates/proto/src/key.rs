@@ -11,6 +11,9 @@ use model::selector::Selector;
 use model::truth::ConfigTruth;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::schema;
 
 pub const CONFIG: &str = "/monitor/config/";
 pub const GROUPS: &str = "/monitor/groups/";
@@ -111,7 +114,7 @@ pub struct HeartbeatEntry {
 }
 
 /// How an agent speaks to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Client {
     /// Our own agent.
@@ -121,8 +124,9 @@ pub enum Client {
 }
 
 /// Under [`AGENTS`]: the inventory. Written on transitions, not per heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AgentEntry {
+    #[schema(value_type = String)]
     pub agent_id: AgentId,
     pub client: Client,
     #[serde(default)]
@@ -135,22 +139,32 @@ pub struct AgentEntry {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub boot_id: String,
+    #[schema(value_type = String)]
     pub incarnation: Incarnation,
+    #[schema(value_type = String, format = DateTime)]
     pub first_seen: Timestamp,
     /// When this incarnation first connected.
+    #[schema(value_type = String, format = DateTime)]
     pub connected_at: Timestamp,
+    #[schema(schema_with = schema::words::<Presence>)]
     pub status: Presence,
+    #[schema(schema_with = schema::words::<Reason>)]
     pub reason: Reason,
     /// When the verdict last changed.
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// The server that holds, or last held, the session, and which run of it.
+    #[schema(value_type = String)]
     pub server: ServerId,
+    #[schema(value_type = String)]
     pub server_incarnation: Incarnation,
     #[serde(default)]
+    #[schema(schema_with = schema::words::<Collection>)]
     pub collection: Collection,
     #[serde(default)]
     pub interval_ms: u64,
     #[serde(default)]
+    #[schema(value_type = schema::ConfigTruth)]
     pub config: ConfigTruth,
     /// Hosts of sessions that claimed the same id while this one lived.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -172,12 +186,15 @@ impl AgentEntry {
 }
 
 /// Under [`SERVERS`], on the server's lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServerEntry {
+    #[schema(value_type = String)]
     pub server_id: ServerId,
+    #[schema(value_type = String)]
     pub server_incarnation: Incarnation,
     pub grpc: String,
     pub version: String,
+    #[schema(value_type = String, format = DateTime)]
     pub started: Timestamp,
 }
 
@@ -195,9 +212,11 @@ pub struct AuthorEntry {
 }
 
 /// Under [`HISTORY`]: one observed version of a config.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HistoryEntry {
+    #[schema(value_type = u64)]
     pub revision: Revision,
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Who wrote it, as far as we know: an API caller, or `registry` for a write that came past us.
     pub by: String,

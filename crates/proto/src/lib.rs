@@ -8,6 +8,7 @@ pub mod columns;
 pub mod convert;
 pub mod key;
 pub mod record;
+pub mod schema;
 
 /// What `tonic-prost-build` generates from `proto/monitoring.proto`.
 #[allow(clippy::all, unreachable_pub, missing_debug_implementations, reason = "generated code")]

@@ -11,6 +11,9 @@ use model::presence::{Presence, Reason};
 use model::sample::{Sample, SystemMetrics, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::schema;
 
 /// What agents measured.
 pub const MONITORING_DATA: &str = "monitoring-data";
@@ -26,20 +29,27 @@ pub const CONTENT_TYPE: &str = "content-type";
 pub const JSON: &str = "application/json";
 
 /// A value of [`MONITORING_DATA`]: one tick, as it left the plugins.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DataRecord {
+    #[schema(value_type = String)]
     pub agent_id: AgentId,
+    #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
     #[serde(default)]
+    #[schema(schema_with = schema::system_metrics)]
     pub metrics: SystemMetrics,
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+    #[schema(value_type = String)]
     pub incarnation: Incarnation,
+    #[schema(value_type = u64)]
     pub sequence: Sequence,
     /// The first tick this record speaks for, when plugins merged several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
     pub first_sequence: Option<Sequence>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<schema::Sample>)]
     pub series: Vec<Sample>,
     /// Ticks before this one that were not sent as records, and why. A record may carry nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -54,9 +64,11 @@ impl DataRecord {
 }
 
 /// A range of ticks that did not become records of their own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NotSent {
+    #[schema(value_type = u64)]
     pub first: Sequence,
+    #[schema(value_type = u64)]
     pub last: Sequence,
     pub action: NotSentAction,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -69,7 +81,7 @@ impl NotSent {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NotSentAction {
     /// A plugin chose not to send it.
@@ -102,12 +114,16 @@ pub struct CommandRecord {
 }
 
 /// A value of [`COMMAND_RESPONSES`]. Exactly one per command and agent has `final: true`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ResponseRecord {
+    #[schema(value_type = String)]
     pub command_id: CommandId,
+    #[schema(value_type = String)]
     pub agent_id: AgentId,
     #[serde(rename = "type")]
+    #[schema(schema_with = schema::words::<CommandType>)]
     pub kind: CommandType,
+    #[schema(schema_with = schema::words::<CommandState>)]
     pub state: CommandState,
     #[serde(rename = "final")]
     pub is_final: bool,
@@ -115,7 +131,9 @@ pub struct ResponseRecord {
     #[serde(default)]
     pub message: String,
     #[serde(default)]
+    #[schema(value_type = Object)]
     pub result: Map<String, Value>,
+    #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
 }
 
