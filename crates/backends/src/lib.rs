@@ -9,6 +9,7 @@ pub mod directory;
 pub mod follow;
 pub mod registry;
 
+mod group_commit;
 #[cfg(test)]
 mod power_loss;
 mod store;

@@ -3,6 +3,7 @@
 //! It lies under redb in place of a file. Every write, resize and sync is one operation; the power can be cut at any of
 //! them. What was not synced by then is lost, kept, or kept in part: sector by sector, in no order, as drives do.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,8 +22,23 @@ struct Platter {
     unsynced: Vec<Change>,
     operations: u64,
     cut_at: Option<u64>,
-    full: bool,
+    space: Space,
+    /// The blocks that were ever written; all others are holes.
+    blocks: BTreeSet<usize>,
 }
+
+/// What a disk still takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Space {
+    #[default]
+    Plenty,
+    /// Old blocks can be rewritten and holes cannot be filled: a full ext4 or XFS.
+    NoNewBlocks,
+    /// Nothing can be written: a full file system that copies on write.
+    None,
+}
+
+const BLOCK: usize = 4_096;
 
 #[derive(Clone, Debug)]
 enum Change {
@@ -55,9 +71,8 @@ impl Disk {
         platter.cut_at.is_some_and(|cut_at| platter.operations >= cut_at)
     }
 
-    /// While full, every write and resize fails for want of space.
-    pub(crate) fn set_full(&self, full: bool) {
-        self.lock().full = full;
+    pub(crate) fn set_space(&self, space: Space) {
+        self.lock().space = space;
     }
 
     /// The disk as it is found when the power is back.
@@ -96,9 +111,7 @@ impl Disk {
     /// Counts one operation; the one that is cut may still reach the disk in part.
     fn change(&self, change: Change) -> io::Result<()> {
         let mut platter = self.lock();
-        if platter.full {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        platter.allocate(&change)?;
         let cut = platter.count();
         if !platter.was_dark_before() {
             apply(&mut platter.shown, &change);
@@ -109,6 +122,23 @@ impl Disk {
 }
 
 impl Platter {
+    fn allocate(&mut self, change: &Change) -> io::Result<()> {
+        let touched = match change {
+            Change::Write { offset, bytes } => offset / BLOCK..(offset + bytes.len()).div_ceil(BLOCK),
+            Change::Resize { .. } => 0..0,
+        };
+        let fits = match self.space {
+            Space::Plenty => true,
+            Space::NoNewBlocks => touched.clone().all(|block| self.blocks.contains(&block)),
+            Space::None => false,
+        };
+        if !fits {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.blocks.extend(touched);
+        Ok(())
+    }
+
     fn count(&mut self) -> io::Result<()> {
         self.operations += 1;
         match self.cut_at {

@@ -13,6 +13,10 @@
 //!    A restart of the store gives each lease one full time to live.
 //! 6. A slow watcher holds back nobody.
 
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+pub mod embedded;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -20,6 +24,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use model::id::Revision;
 use tokio::sync::mpsc;
+
+/// One value. etcd's own limit on a request is 1.5 MiB.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// One key as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +81,16 @@ pub enum Compare {
 pub enum Operation {
     Put { key: String, value: Bytes, lease: Option<LeaseId> },
     Delete { key: String },
+}
+
+impl Operation {
+    /// The lease a put attaches its key to.
+    pub fn lease(&self) -> Option<LeaseId> {
+        match self {
+            Self::Put { lease, .. } => *lease,
+            Self::Delete { .. } => None,
+        }
+    }
 }
 
 /// What became of a [`Txn`]; `revision` is the store's after it.

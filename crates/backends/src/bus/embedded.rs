@@ -1,6 +1,6 @@
 //! The bus inside this process: a durable log in one redb file.
 //!
-//! One writer commits whatever is queued as one transaction with one fsync ([`writer`]); every subscription reads the
+//! One writer commits whatever is queued as one transaction ([`writer`]); every subscription reads the
 //! log by itself ([`reader`]); groups live in memory, their commits in the file ([`group`]). It never leaves the
 //! process: a second process that opens the file is refused.
 
@@ -24,13 +24,14 @@ use model::limit::BUS_VALUE_BYTES_MAX;
 use model::sample::Timestamp;
 use redb::ReadTransaction;
 use runtime::Scope;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use self::group::{Groups, Membership};
 use self::log::{Topic, Topics, Writing, record_bytes};
 use self::reader::Reader;
-use self::writer::{Operation, QUEUE_KIB_MAX, REQUESTS_MAX, Request};
+use self::writer::{Answer, Operation};
 use super::{Bus, BusError, Commit, Extent, NewRecord, Position, StartAt, Subscription, TopicSpec};
+use crate::group_commit::{Entrance, Unanswered, queue};
 use crate::store::{Source, Store, StoreError};
 
 /// A whole record: a value of full size and some 48 kB of key and headers, as in Kafka.
@@ -87,8 +88,7 @@ struct Shared {
     /// The durable state; readers wait on it.
     topics: watch::Sender<Arc<Topics>>,
     groups: Arc<Groups>,
-    requests: mpsc::Sender<Request>,
-    room: Arc<Semaphore>,
+    writer: Entrance<Operation, Answer>,
 }
 
 impl EmbeddedBus {
@@ -107,17 +107,19 @@ impl EmbeddedBus {
     pub(crate) fn start(source: Source, options: Options) -> Result<Self, BusError> {
         let store = Store::open(source, options.cache_bytes)?;
         let topics = store.write(|transaction| Writing::open(transaction)?.finish())?;
-        let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+        let (entrance, queue) = queue();
         let shared = Arc::new(Shared {
             store,
             clock: options.clock,
             scope: Scope::new("bus"),
             topics: watch::Sender::new(Arc::new(topics)),
             groups: Arc::default(),
-            requests,
-            room: Arc::new(Semaphore::new(QUEUE_KIB_MAX as usize)),
+            writer: entrance,
         });
-        writer::spawn(&shared.scope, Arc::clone(&shared), queue);
+        shared.scope.spawn("bus-writer", {
+            let shared = Arc::clone(&shared);
+            queue.run(shared.scope.stopping(), move |operations| writer::commit(&shared, operations))
+        });
         shared.scope.spawn("bus-retention", retain_regularly(Arc::clone(&shared), options.retain_every));
         Ok(Self { shared })
     }
@@ -205,16 +207,16 @@ impl Commit for GroupCommits {
 
 impl Shared {
     /// Queues `operation` when there is room and waits until it is durable.
-    async fn submit(&self, operation: Operation, bytes: usize) -> Result<Vec<Position>, BusError> {
+    async fn submit(&self, operation: Operation, bytes: usize) -> Answer {
         if self.scope.stopping().is_cancelled() {
             return Err(BusError::Closed);
         }
-        // One call larger than the whole queue passes alone.
-        let kib = u32::try_from(bytes / 1_024 + 1).unwrap_or(u32::MAX).min(QUEUE_KIB_MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| BusError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(Request { operation, reply, room }).await.map_err(|_| BusError::Closed)?;
-        answer.await.unwrap_or_else(|_| Err(BusError::Store { reason: "the commit broke off".to_owned() }))
+        self.writer.submit(operation, bytes).await.unwrap_or_else(|unanswered| {
+            Err(match unanswered {
+                Unanswered::Closed => BusError::Closed,
+                Unanswered::BrokeOff => BusError::Store { reason: "the commit broke off".to_owned() },
+            })
+        })
     }
 
     /// Reads the file on a blocking thread.
