@@ -22,7 +22,7 @@ mod plugin;
 mod reader;
 
 pub use diff::{Change, diff};
-pub use fault::{ConfigError, Fault};
+pub use fault::{ConfigError, Fault, unknown};
 pub use field::Field;
 pub use json::read_object;
 pub use merge::{Effective, GroupConfig, Origin, digest, effective};
@@ -31,7 +31,7 @@ pub use plugin::{
     ThresholdAlertConfig, Window,
 };
 
-use fault::{Faults, Path, unknown};
+use fault::{Faults, Path};
 use plugin::Shorthand;
 use reader::Object;
 

@@ -143,3 +143,33 @@ pub const BUS_VALUE_BYTES_MAX: usize = 1_000_000;
 pub const HTTP_BODY_BYTES_MAX: usize = 256 * 1024;
 
 const _: () = assert!(CONFIG_BYTES_MAX < HTTP_BODY_BYTES_MAX);
+
+// ---- history and the HTTP API ----
+
+/// How far back samples are kept in memory, by the time the bus got them.
+pub const HISTORY_WINDOW_DEFAULT: Duration = Duration::from_secs(3_600);
+/// Memory for them: ten agents at one tick per second with 500 series need half of it for an hour.
+pub const HISTORY_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
+/// Runs of one agent remembered by name after their records went, so that one sent again is not taken twice.
+pub const EMPTY_RUNS_PER_AGENT_MAX: usize = 64;
+/// Records in one answer when the question names no limit, and the most it may name.
+pub const ANSWER_RECORDS_DEFAULT: usize = 10_000;
+pub const ANSWER_RECORDS_MAX: usize = 100_000;
+/// Agents never tick faster than [`INTERVAL_MIN`], so a shorter step would only repeat records.
+pub const STEP_MIN: Duration = INTERVAL_MIN;
+/// Commands are remembered for as long as one may last.
+pub const COMMAND_BOOK_WINDOW: Duration = COMMAND_TIMEOUT_MAX;
+/// Commands remembered, and the memory for them and their responses.
+pub const COMMAND_BOOK_MAX: usize = 10_000;
+pub const COMMAND_BOOK_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Commands in one list when the question names no limit.
+pub const COMMANDS_LISTED_DEFAULT: usize = 100;
+/// Commands published in one call: with full parameters 16 MB.
+pub const COMMANDS_PER_PUBLISH_MAX: usize = 256;
+/// Live streams open at once: each holds a connection and a place in the tail.
+pub const LIVE_STREAMS_MAX: usize = 256;
+/// Who asked for a command or a config, as the asker says.
+pub const ASKER_BYTES_MAX: usize = 256;
+
+const _: () = assert!(ANSWER_RECORDS_DEFAULT <= ANSWER_RECORDS_MAX);
+const _: () = assert!(COMMANDS_LISTED_DEFAULT <= COMMAND_BOOK_MAX);

@@ -146,8 +146,8 @@ pub(super) fn quoted(text: &str) -> String {
     format!("{head:?}{cut}")
 }
 
-/// `unknown plugin "dedup": did you mean "deduplication"? known: ...`
-pub(super) fn unknown(kind: &str, given: &str, known: &[&str]) -> String {
+/// `unknown plugin "dedup": did you mean "deduplication"? known: ...`, for every list of names a person may mistype.
+pub fn unknown(kind: &str, given: &str, known: &[&str]) -> String {
     let hint = nearest(given, known).map(|name| format!(": did you mean {name:?}?")).unwrap_or_default();
     let separator = if hint.is_empty() { ";" } else { "" };
     format!("unknown {kind} {}{hint}{separator} known: {}", quoted(given), known.join(", "))
