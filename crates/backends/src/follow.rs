@@ -36,6 +36,20 @@ pub async fn topic<T: Send>(
     out: mpsc::Sender<T>,
     wrap: impl Fn(Followed) -> T + Send,
 ) {
+    tokio::select! {
+        () = out.closed() => {}
+        () = follow_topic(bus, topic, start, health, &out, wrap) => {}
+    }
+}
+
+async fn follow_topic<T: Send>(
+    bus: Arc<dyn Bus>,
+    topic: &'static str,
+    start: StartAt,
+    health: Component,
+    out: &mpsc::Sender<T>,
+    wrap: impl Fn(Followed) -> T + Send,
+) {
     let mut trouble = Trouble::new(topic, health);
     let (mut subscription, mut missing) = loop {
         match begin(&*bus, topic, start.clone()).await {
@@ -97,8 +111,21 @@ pub async fn prefix<T: Send>(
     out: mpsc::Sender<T>,
     wrap: impl Fn(Event) -> T + Send + Sync,
 ) {
+    tokio::select! {
+        () = out.closed() => {}
+        () = follow_prefix(registry, prefix, health, &out, wrap) => {}
+    }
+}
+
+async fn follow_prefix<T: Send>(
+    registry: Arc<dyn Registry>,
+    prefix: &'static str,
+    health: Component,
+    out: &mpsc::Sender<T>,
+    wrap: impl Fn(Event) -> T + Send + Sync,
+) {
     let mut trouble = Trouble::new(prefix, health);
-    while !out.is_closed() {
+    loop {
         let begun = async {
             let snapshot = registry.list(prefix).await?;
             let watch = registry.watch(prefix, snapshot.revision).await?;
@@ -110,7 +137,7 @@ pub async fn prefix<T: Send>(
                 if out.send(wrap(Event::Resync(snapshot))).await.is_err() {
                     return;
                 }
-                deliver(watch, &mut trouble, &out, &wrap).await;
+                deliver(watch, &mut trouble, out, &wrap).await;
                 // The watch ended: the registry closed, which the next look tells, or it has to be made anew.
             }
             Err(RegistryError::Closed) => return,

@@ -113,18 +113,22 @@ impl Monitor {
         };
         scope.spawn("election", candidate.run(leading_tx, scope.stopping()));
         let ended = loop {
-            let wake = self.act(*leading.borrow_and_update()).await;
+            let leads = *leading.borrow_and_update();
+            let wake = self.act(leads).await;
             let wake =
                 self.clock.instant(wake.unwrap_or(Duration::MAX / 2).min(self.clock.monotonic() + HOUR));
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 () = scope.broken() => break Ok(()), // `stop` below says which and why.
-                _ = leading.changed() => self.leadership(*leading.borrow()).await,
+                _ = leading.changed() => {
+                    let leads = *leading.borrow();
+                    self.leadership(leads).await;
+                }
                 input = inputs.recv() => match input {
                     Some(input) => {
-                        self.take(input, *leading.borrow()).await;
+                        self.take(input, leads).await;
                         while let Ok(more) = inputs.try_recv() {
-                            self.take(more, *leading.borrow()).await;
+                            self.take(more, leads).await;
                         }
                     }
                     None => break Err(RunError::BackendsClosed),
