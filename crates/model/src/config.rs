@@ -23,7 +23,7 @@ mod reader;
 
 pub use diff::{Change, diff};
 pub use fault::{ConfigError, Fault, unknown};
-pub use field::Field;
+pub use field::{Field, UnknownField};
 pub use json::read_object;
 pub use merge::{Effective, GroupConfig, Origin, digest, effective};
 pub use plugin::{

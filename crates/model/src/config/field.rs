@@ -16,9 +16,19 @@ pub enum Field {
     Series(String),
 }
 
+/// A text that is neither one of the eight nor the name of a series.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{}, or the name of a series such as system.filesystem.utilization",
+    unknown("field", given, &SystemMetrics::NAMES)
+)]
+pub struct UnknownField {
+    given: String,
+}
+
 impl Field {
     /// A series name is told by its dot; which series there are depends on the machine, so none is unknown.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, UnknownField> {
         if let Some(index) = SystemMetrics::NAMES.iter().position(|name| *name == text) {
             return Ok(Self::Metric(index));
         }
@@ -26,10 +36,7 @@ impl Field {
         if text.contains('.') && letters && text.len() <= ID_BYTES_MAX {
             return Ok(Self::Series(text.to_owned()));
         }
-        Err(format!(
-            "{}, or the name of a series such as system.filesystem.utilization",
-            unknown("field", text, &SystemMetrics::NAMES)
-        ))
+        Err(UnknownField { given: text.to_owned() })
     }
 
     pub fn name(&self) -> &str {

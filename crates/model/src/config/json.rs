@@ -146,6 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn the_depth_has_a_limit_of_our_own() {
+        let nested =
+            |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+        assert!(read_object(&nested(CONFIG_DEPTH_MAX)).is_ok());
+        let error = read_object(&nested(CONFIG_DEPTH_MAX + 1)).unwrap_err();
+        assert!(error.message().contains("nested deeper than 16 levels"), "{error}");
+    }
+
+    #[test]
     fn a_syntax_error_says_where() {
         let error = read_object("{\n\"interval\" 5}").unwrap_err();
         assert!(error.message().contains("line 2 column 12"), "{error}");

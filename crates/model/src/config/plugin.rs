@@ -284,7 +284,7 @@ fn thresholds(config: Object<'_>) -> Option<BTreeMap<Field, f64>> {
             Ok(field) => {
                 thresholds.extend(bound(config, &path, &field, value).map(|limit| (field, limit)));
             }
-            Err(message) => config.faults.invalid(&path, message),
+            Err(unknown) => config.faults.invalid(&path, unknown.to_string()),
         }
     }
     Some(thresholds)
@@ -309,7 +309,8 @@ fn condition(entry: Object<'_>) -> Option<Condition> {
         text
     };
     let (field, op) = (text("field"), text("op"));
-    let field = field.and_then(|name| Field::parse(name).map_err(|message| refuse("field", message)).ok());
+    let field = field
+        .and_then(|name| Field::parse(name).map_err(|unknown| refuse("field", unknown.to_string())).ok());
     let op = op.and_then(|given| {
         let op = Op::ALL.iter().find(|(sign, _)| *sign == given).map(|(_, op)| *op);
         if op.is_none() {
