@@ -1,3 +1,5 @@
+//! The board alone: evidence in, transitions and judgements out.
+
 use std::time::Duration;
 
 use model::id::{AgentId, Incarnation, Revision, ServerId};
