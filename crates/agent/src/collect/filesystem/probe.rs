@@ -1,0 +1,254 @@
+//! Questions that may never be answered: each mount is asked in a thread of its own.
+//!
+//! A collection waits [`MOUNT_PATIENCE`] for all of them together. A mount that is silent for longer is not asked again
+//! and not waited for again until it answers, so a dead NFS server delays one collection, once. A thread that is stuck
+//! in the kernel cannot be ended; their number is bounded, and the last answer of each ends it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use model::limit::{MOUNT_PATIENCE, MOUNT_STUCK_AFTER, MOUNTS_MAX};
+
+use super::{Mount, Space};
+use crate::collect::text::name;
+use crate::collect::{CollectError, Host, Moment};
+
+/// A statvfs call needs little; the default would be 2 MiB of address space each.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Never used twice, so that an answer cannot be taken for another mount's.
+type Serial = u64;
+
+type Answer = io::Result<Space>;
+
+/// One mount and the thread that asks it.
+#[derive(Debug)]
+struct Probe {
+    mount: Mount,
+    /// Dropping it ends the thread, at the latest after its answer.
+    questions: SyncSender<()>,
+    /// The monotonic time of a question not answered yet.
+    asked: Option<Duration>,
+}
+
+/// The probes of all mounts.
+pub(super) struct Probes {
+    host: Host,
+    patience: Duration,
+    probes: BTreeMap<Serial, Probe>,
+    next: Serial,
+    answers: Receiver<(Serial, Answer)>,
+    answered: SyncSender<(Serial, Answer)>,
+    /// Each thread holds a clone, the stuck ones of mounts long gone too.
+    alive: Arc<()>,
+}
+
+impl fmt::Debug for Probes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probes").field("probes", &self.probes).finish_non_exhaustive()
+    }
+}
+
+impl Probes {
+    pub(super) fn new(host: &Host) -> Self {
+        // A thread has at most one answer under way, so none ever waits to send it.
+        let (answered, answers) = sync_channel(MOUNTS_MAX);
+        Self {
+            host: host.clone(),
+            patience: MOUNT_PATIENCE,
+            probes: BTreeMap::new(),
+            next: 0,
+            answers,
+            answered,
+            alive: Arc::new(()),
+        }
+    }
+
+    /// Follows these mounts and forgets others. Says how many are past the limit.
+    pub(super) fn watch(&mut self, mut mounts: Vec<Mount>) -> Result<usize, CollectError> {
+        self.probes.retain(|_, probe| match mounts.iter().position(|mount| *mount == probe.mount) {
+            Some(index) => {
+                mounts.remove(index);
+                true
+            }
+            None => false,
+        });
+        let room = MOUNTS_MAX.saturating_sub(Arc::strong_count(&self.alive) - 1);
+        let left_out = mounts.len().saturating_sub(room);
+        mounts.truncate(room);
+        for mount in mounts {
+            let probe = self.start(mount)?;
+            self.probes.insert(self.next, probe);
+            self.next += 1;
+        }
+        Ok(left_out)
+    }
+
+    /// Asks every mount that is not still busy with an earlier question, and returns what is answered in time.
+    pub(super) fn ask(&mut self, moment: &Moment) -> Vec<(Mount, Answer)> {
+        // An answer that came too late is from another time, but its mount can be asked again.
+        while let Ok((serial, _)) = self.answers.try_recv() {
+            self.settle(serial);
+        }
+        let mut open = 0;
+        for probe in self.probes.values_mut().filter(|probe| probe.asked.is_none()) {
+            if probe.questions.try_send(()).is_ok() {
+                probe.asked = Some(moment.monotonic);
+                open += 1;
+            }
+        }
+        let until = Instant::now() + self.patience;
+        let mut answers = Vec::new();
+        while open > 0 {
+            let Ok((serial, answer)) =
+                self.answers.recv_timeout(until.saturating_duration_since(Instant::now()))
+            else {
+                break;
+            };
+            if let Some((mount, asked)) = self.settle(serial)
+                && asked == moment.monotonic
+            {
+                answers.push((mount, answer));
+                open -= 1;
+            }
+        }
+        answers.sort_by(|(a, _), (b, _)| a.mountpoint.cmp(&b.mountpoint));
+        answers
+    }
+
+    /// The mounts that have been silent for too long.
+    pub(super) fn stuck(&self, moment: &Moment) -> Vec<String> {
+        let silent = |asked| moment.monotonic.saturating_sub(asked) >= MOUNT_STUCK_AFTER;
+        let stuck = self.probes.values().filter(|probe| probe.asked.is_some_and(silent));
+        stuck.map(|probe| name(probe.mount.mountpoint.as_os_str().as_encoded_bytes())).collect()
+    }
+
+    fn settle(&mut self, serial: Serial) -> Option<(Mount, Duration)> {
+        let probe = self.probes.get_mut(&serial)?;
+        let asked = probe.asked.take()?;
+        Some((probe.mount.clone(), asked))
+    }
+
+    fn start(&self, mount: Mount) -> Result<Probe, CollectError> {
+        let (questions, asked) = sync_channel(1);
+        let (serial, answered, alive) = (self.next, self.answered.clone(), Arc::clone(&self.alive));
+        let (space_of, path) = (Arc::clone(&self.host.space_of), below(&self.host.rootfs, &mount.mountpoint));
+        let work = move || {
+            let _alive = alive;
+            while let Ok(()) = asked.recv() {
+                if answered.send((serial, space_of(&path))).is_err() {
+                    break;
+                }
+            }
+        };
+        // Not a task of the runtime: a blocked one would take a worker of everyone with it, and stop the shutdown.
+        let started =
+            thread::Builder::new().name("mount-probe".to_owned()).stack_size(STACK_BYTES).spawn(work);
+        match started {
+            Ok(_detached) => Ok(Probe { mount, questions, asked: None }),
+            Err(cause) => {
+                Err(CollectError::Thread { mountpoint: mount.mountpoint.display().to_string(), cause })
+            }
+        }
+    }
+}
+
+/// Where a mount point of the watched machine is found from here.
+fn below(rootfs: &Path, mountpoint: &Path) -> PathBuf {
+    rootfs.join(mountpoint.strip_prefix("/").unwrap_or(mountpoint))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::Sender;
+
+    use super::super::parse;
+    use super::*;
+
+    /// Long enough that a healthy mount always answers in it; only a test with a hung one ever waits so long.
+    const PATIENCE: Duration = Duration::from_millis(1_500);
+
+    fn at(seconds: u64) -> Moment {
+        Moment { monotonic: Duration::from_secs(seconds), ..Moment::default() }
+    }
+
+    fn mounts(places: &[&str]) -> Vec<Mount> {
+        let line =
+            |(index, place): (usize, &&str)| format!("{index} 0 8:{index} / {place} rw - ext4 /dev/x rw\n");
+        parse(places.iter().enumerate().map(line).collect::<String>().as_bytes())
+    }
+
+    fn asked(probes: &mut Probes, moment: &Moment) -> Vec<PathBuf> {
+        probes.ask(moment).into_iter().map(|(mount, _)| mount.mountpoint).collect()
+    }
+
+    /// Probes for which `/hung` answers only after a word on the returned channel.
+    fn probes() -> (Probes, Sender<()>, Receiver<()>) {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (answering, answers) = std::sync::mpsc::channel();
+        let released = Mutex::new(released);
+        let mut host = Host::at("/proc", "/sys", "/");
+        host.space_of = Arc::new(move |path| {
+            if path == Path::new("/hung") {
+                let _end = released.lock().unwrap().recv();
+                let _seen = answering.send(());
+            }
+            Ok(Space { total_bytes: 1, ..Space::default() })
+        });
+        (Probes { patience: PATIENCE, ..Probes::new(&host) }, release, answers)
+    }
+
+    #[test]
+    fn a_hung_mount_costs_one_wait_is_skipped_while_stuck_and_comes_back() {
+        let (mut probes, release, answers) = probes();
+        probes.watch(mounts(&["/good", "/hung"])).unwrap();
+        assert_eq!(asked(&mut probes, &at(0)), [Path::new("/good")]);
+        assert!(probes.stuck(&at(1)).is_empty());
+
+        let began = Instant::now();
+        assert_eq!(asked(&mut probes, &at(5)), [Path::new("/good")]);
+        assert!(began.elapsed() < PATIENCE, "a stuck mount was waited for again");
+        assert_eq!(probes.stuck(&at(5)), ["/hung"]);
+
+        release.send(()).unwrap();
+        answers.recv().unwrap();
+        release.send(()).unwrap(); // For the question that follows.
+        let back = (6..).find(|second| asked(&mut probes, &at(*second)).len() == 2);
+        assert!(back.is_some() && probes.stuck(&at(100)).is_empty());
+    }
+
+    #[test]
+    fn a_mount_that_went_away_is_forgotten_and_its_thread_ends() {
+        let (mut probes, ..) = probes();
+        probes.watch(mounts(&["/a", "/b"])).unwrap();
+        assert_eq!(asked(&mut probes, &at(0)).len(), 2);
+        probes.watch(mounts(&["/a"])).unwrap();
+        assert_eq!(asked(&mut probes, &at(1)), [Path::new("/a")]);
+        probes.watch(Vec::new()).unwrap();
+        while Arc::strong_count(&probes.alive) > 1 {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn mounts_past_the_limit_are_counted_and_not_asked() {
+        let (mut probes, ..) = probes();
+        let places: Vec<String> = (0..MOUNTS_MAX + 3).map(|number| format!("/mnt/{number}")).collect();
+        let places: Vec<&str> = places.iter().map(String::as_str).collect();
+        assert_eq!(probes.watch(mounts(&places)).unwrap(), 3);
+        assert_eq!(asked(&mut probes, &at(0)).len(), MOUNTS_MAX);
+    }
+
+    #[test]
+    fn mounts_are_asked_below_the_root_of_the_watched_machine() {
+        assert_eq!(below(Path::new("/host"), Path::new("/var/lib")), Path::new("/host/var/lib"));
+        assert_eq!(below(Path::new("/"), Path::new("/")), Path::new("/"));
+    }
+}
