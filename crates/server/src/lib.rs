@@ -1,1 +1,239 @@
-//! placeholder
+//! The server role: holds one stream per agent, puts what comes up on the bus, sends down what topics and registry ask.
+//!
+//! The laws are pure values: [`session`] and [`client`] (the streams), [`roster`] (who speaks for whom, presence),
+//! [`orders`] (commands), [`layers`] (config). [`hub`] puts them behind one lock; the rest is IO around it. It never
+//! collects, keeps no history, and knows no other role: it meets them on the bus and in the registry.
+
+mod client;
+mod client_stream;
+mod feed;
+mod hello;
+mod hub;
+mod inventory;
+mod layers;
+mod lease;
+mod listen;
+mod measure;
+mod orders;
+mod publish;
+mod records;
+mod roster;
+mod session;
+mod session_stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backends::Backends;
+use model::id::{Incarnation, ServerId};
+use model::limit::DRAIN_WITHIN;
+use model::presence::Timing;
+use proto::key::ServerEntry;
+use runtime::exposure::Exposed;
+use runtime::ops::Ops;
+use runtime::{Component, Scope, ScopeError};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
+
+use crate::hub::Hub;
+use crate::measure::Measure;
+use crate::publish::Publisher;
+use crate::session_stream::Context;
+
+/// How long the tasks that ended their work have to end.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// How a server runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub server_id: ServerId,
+    /// Where agents connect; port 0 takes a free one.
+    pub grpc_listen: SocketAddr,
+    pub timing: Timing,
+    pub tls: Option<ServerTls>,
+    /// Listen beyond loopback without TLS.
+    pub insecure: bool,
+}
+
+/// PEM texts. With `client_ca_pem`, agents have to show a certificate it signed.
+#[derive(Clone)]
+pub struct ServerTls {
+    pub cert_pem: Vec<u8>,
+    pub key_pem: Vec<u8>,
+    pub client_ca_pem: Option<Vec<u8>>,
+}
+
+/// Says what is there, never what it is.
+impl std::fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerTls").field("client_ca", &self.client_ca_pem.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
+    #[error(
+        "gRPC cannot listen on {address}: the port is in use; `ss -ltnp 'sport = :{port}'` or `lsof -i :{port}` names \
+         the process that holds it: stop that one, or give another --grpc-listen",
+        port = address.port()
+    )]
+    InUse { address: SocketAddr },
+    #[error("gRPC cannot listen on {address}: {source}; give another --grpc-listen")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the TLS certificate or key cannot be used: {reason}")]
+    Tls { reason: String },
+    #[error("the server's metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Why a server ended otherwise than asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("gRPC ended: {reason}")]
+    Grpc { reason: String },
+    #[error(transparent)]
+    Tasks(#[from] ScopeError),
+}
+
+/// A server that holds its port and is ready to run.
+#[derive(Debug)]
+pub struct Server {
+    settings: Settings,
+    backends: Backends,
+    listener: TcpListener,
+    address: SocketAddr,
+    hub: Arc<Hub>,
+    bus_health: Component,
+    registry_health: Component,
+    grpc_health: Component,
+}
+
+impl Server {
+    /// Takes the port. Agents that connect wait until [`Server::run`] has read what is on bus and registry.
+    pub async fn bind(settings: Settings, backends: Backends, ops: Ops) -> Result<Self, StartError> {
+        let listener = listen::bind(&settings).await?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| StartError::Listen { address: settings.grpc_listen, source })?;
+        let measure = Measure::register(&ops.metrics)?;
+        let incarnation =
+            Incarnation::new(Ulid::generate().to_string()).expect("a ULID is letters and digits");
+        let hub = Hub::new(settings.server_id.clone(), incarnation, settings.timing, measure);
+        let component = |name| ops.health.component(name);
+        Ok(Self {
+            bus_health: component("bus"),
+            registry_health: component("registry"),
+            grpc_health: component("grpc"),
+            settings,
+            backends,
+            listener,
+            address,
+            hub,
+        })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop`, then sends the agents away in order: what they sent is made durable and acknowledged first.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
+        let (streams, tasks) = (Scope::new("server-streams"), Scope::new("server"));
+        let own_lease = Scope::new("server-lease");
+        let ready = CancellationToken::new();
+        let publisher = self.start(&tasks, &own_lease, ready.clone());
+        let context =
+            Context { hub: Arc::clone(&self.hub), publisher, registry: Arc::clone(&self.backends.registry) };
+        tokio::select! {
+            () = ready.cancelled() => {}
+            () = stop.cancelled() => {}
+            () = tasks.broken() => {}
+        }
+        let no_more = CancellationToken::new();
+        let grpc = listen::serve(self.listener, &self.settings, context, streams.clone(), no_more.clone());
+        tokio::pin!(grpc);
+        self.grpc_health.ok();
+        tracing::info!(address = %self.address, server = %self.settings.server_id, "agents can connect");
+        let ended = tokio::select! {
+            () = stop.cancelled() => None,
+            () = tasks.broken() => None,
+            () = streams.broken() => None,
+            ended = &mut grpc => Some(ended),
+        };
+        self.hub.drain();
+        no_more.cancel();
+        let ended = match ended {
+            Some(ended) => ended,
+            // Connections of agents that do not leave are cut when their time is up.
+            None => tokio::time::timeout(DRAIN_WITHIN, &mut grpc).await.unwrap_or(Ok(())),
+        };
+        let outcomes = [
+            streams.stop(STOP_WITHIN).await,
+            tasks.stop(STOP_WITHIN).await,
+            own_lease.stop(STOP_WITHIN).await,
+        ];
+        ended?;
+        outcomes.into_iter().collect::<Result<(), _>>()?;
+        Ok(())
+    }
+
+    /// Starts everything but the port.
+    fn start(&self, tasks: &Scope, own_lease: &Scope, ready: CancellationToken) -> Publisher {
+        let hub = &self.hub;
+        let registry = &self.backends.registry;
+        let (lease, leased) = watch::channel(None);
+        let own = ServerEntry {
+            server_id: hub.server.clone(),
+            server_incarnation: hub.incarnation.clone(),
+            grpc: self.address.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: hub.clock.wall(),
+        };
+        // Given back last: the inventory is written under it.
+        own_lease.spawn(
+            "lease",
+            lease::hold(
+                Arc::clone(hub),
+                Arc::clone(registry),
+                own,
+                lease,
+                self.registry_health.clone(),
+                own_lease.stopping(),
+            ),
+        );
+        for _ in 0..inventory::WRITERS {
+            let (hub, registry) = (Arc::clone(hub), Arc::clone(registry));
+            let health = self.registry_health.clone();
+            tasks.spawn(
+                "inventory",
+                inventory::write(hub, registry, leased.clone(), health, tasks.stopping()),
+            );
+        }
+        let publisher =
+            Publisher::new(Arc::clone(&self.backends.bus), self.bus_health.clone(), hub.measure.clone());
+        tasks.spawn("responses", publisher.clone().responses(Arc::clone(hub), tasks.stopping()));
+        tasks.spawn("presence", judge_in_time(Arc::clone(hub), tasks.stopping()));
+        feed::start(tasks, Arc::clone(hub), &self.backends, &self.bus_health, &self.registry_health, ready);
+        publisher
+    }
+}
+
+/// Looks at agents when the time alone may have changed what is said of them.
+async fn judge_in_time(hub: Arc<Hub>, stop: CancellationToken) {
+    loop {
+        let due = hub.next_due().map(|due| hub.clock.instant(due));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = hub.rescheduled.notified() => {}
+            () = tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {
+                hub.advance();
+            }
+        }
+    }
+}

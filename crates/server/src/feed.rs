@@ -1,0 +1,206 @@
+//! What comes from topics and registry: commands, responses, configs. Read to its end before the first agent is let in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backends::Backends;
+use backends::bus::{Record, StartAt};
+use backends::follow::{self, Followed};
+use backends::registry::Event;
+use model::id::CommandId;
+use model::limit;
+use model::sample::Timestamp;
+use proto::key::{CONFIG, GROUPS};
+use proto::record::{COMMAND_RESPONSES, COMMANDS, CommandRecord, ResponseRecord};
+use runtime::{Component, Scope};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::orders::Order;
+
+/// Commands that have not passed their deadline may be this old.
+const LOOK_BACK: Duration = limit::COMMAND_TIMEOUT_MAX;
+/// Between followers and the one who takes in.
+const QUEUE: usize = 256;
+/// A record nobody can read is told this often at most, per topic.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+
+/// One thing that came.
+#[derive(Debug)]
+enum News {
+    Command(Followed),
+    Response(Followed),
+    Config(&'static str, Event),
+}
+
+/// Starts the followers and the one who takes in; `caught_up` is cancelled when everything that was there is known.
+pub(crate) fn start(
+    scope: &Scope,
+    hub: Arc<Hub>,
+    backends: &Backends,
+    bus_health: &Component,
+    registry_health: &Component,
+    caught_up: CancellationToken,
+) {
+    let (sender, news) = mpsc::channel(QUEUE);
+    let since = Timestamp::from_unix_ms(
+        hub.clock.wall().unix_ms() - i64::try_from(LOOK_BACK.as_millis()).unwrap_or(i64::MAX),
+    );
+    for (topic, wrap) in [
+        (COMMANDS, News::Command as fn(Followed) -> News),
+        (COMMAND_RESPONSES, News::Response as fn(Followed) -> News),
+    ] {
+        let (bus, health, sender) = (Arc::clone(&backends.bus), bus_health.clone(), sender.clone());
+        let stopping = scope.stopping();
+        scope.spawn("follow-topic", async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = follow::topic(bus, topic, StartAt::Time(since), health, sender, wrap) => {}
+            }
+        });
+    }
+    for prefix in [CONFIG, GROUPS] {
+        let (registry, health, sender) =
+            (Arc::clone(&backends.registry), registry_health.clone(), sender.clone());
+        let stopping = scope.stopping();
+        scope.spawn("follow-config", async move {
+            let wrap = move |event| News::Config(prefix, event);
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = follow::prefix(registry, prefix, health, sender, wrap) => {}
+            }
+        });
+    }
+    let stopping = scope.stopping();
+    scope.spawn("feed", async move {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = Feed::new(hub, caught_up).run(news) => {}
+        }
+    });
+}
+
+struct Feed {
+    hub: Arc<Hub>,
+    caught_up: CancellationToken,
+    /// What has not been read to its end yet.
+    behind: Vec<&'static str>,
+    /// Responses that came before every command was known.
+    early: Vec<ResponseRecord>,
+    complained: Vec<(&'static str, Instant)>,
+}
+
+impl Feed {
+    fn new(hub: Arc<Hub>, caught_up: CancellationToken) -> Self {
+        let behind = vec![COMMANDS, COMMAND_RESPONSES, CONFIG, GROUPS];
+        Self { hub, caught_up, behind, early: Vec::new(), complained: Vec::new() }
+    }
+
+    async fn run(mut self, mut news: mpsc::Receiver<News>) {
+        let mut forget = tokio::time::interval(FORGET_EVERY);
+        loop {
+            tokio::select! {
+                next = news.recv() => match next {
+                    Some(next) => self.take(next),
+                    None => return,
+                },
+                _ = forget.tick() => self.hub.forget_passed_commands(),
+            }
+        }
+    }
+
+    fn take(&mut self, news: News) {
+        match news {
+            News::Command(Followed::Record(record)) => self.command(&record),
+            News::Response(Followed::Record(record)) => self.response(&record),
+            News::Command(Followed::CaughtUp) => self.reached(COMMANDS),
+            News::Response(Followed::CaughtUp) => self.reached(COMMAND_RESPONSES),
+            News::Config(prefix, event) => {
+                self.hub.config_changed(prefix, event);
+                self.reached(prefix);
+            }
+        }
+    }
+
+    fn reached(&mut self, what: &'static str) {
+        self.behind.retain(|behind| *behind != what);
+        if what == COMMANDS {
+            for response in std::mem::take(&mut self.early) {
+                self.hub.observed(&response);
+            }
+        }
+        if self.behind.is_empty() {
+            self.caught_up.cancel();
+        }
+    }
+
+    fn command(&mut self, record: &Record) {
+        let parsed = serde_json::from_slice::<CommandRecord>(&record.value);
+        match parsed.map_err(|error| error.to_string()).and_then(|command| order(&self.hub, record, command))
+        {
+            Ok(order) => self.hub.order(order),
+            Err(problem) => self.complain(COMMANDS, record, &problem),
+        }
+    }
+
+    fn response(&mut self, record: &Record) {
+        match serde_json::from_slice::<ResponseRecord>(&record.value) {
+            // Which of the two topics is read first is chance; a day of responses fits the commands' own limit.
+            Ok(response) if self.behind.contains(&COMMANDS) => {
+                if response.is_final && self.early.len() < limit::COMMANDS_PER_SERVER_MAX {
+                    self.early.push(response);
+                }
+            }
+            Ok(response) => self.hub.observed(&response),
+            Err(error) => self.complain(COMMAND_RESPONSES, record, &error.to_string()),
+        }
+    }
+
+    fn complain(&mut self, topic: &'static str, record: &Record, problem: &str) {
+        self.hub.measure.malformed.with_label_values(&[topic]).inc();
+        let now = Instant::now();
+        let recent = |(of, at): &(&str, Instant)| *of == topic && now.duration_since(*at) < COMPLAIN_EVERY;
+        if self.complained.iter().any(recent) {
+            return;
+        }
+        self.complained.retain(|(of, _)| *of != topic);
+        self.complained.push((topic, now));
+        let (partition, offset) = (record.position.partition, record.position.offset);
+        tracing::warn!(topic, partition, offset, problem, "a record cannot be read and is skipped");
+    }
+}
+
+/// The order a record gives, with what a person leaves out filled in.
+fn order(hub: &Hub, record: &Record, command: CommandRecord) -> Result<Order, String> {
+    let position = record.position;
+    let command_id = match command.command_id {
+        Some(id) => id,
+        None => CommandId::new(format!("c-{}-{}", position.partition, position.offset))
+            .map_err(|error| error.to_string())?,
+    };
+    let params_json = match command.params.is_empty() {
+        true => String::new(),
+        false => serde_json::Value::Object(command.params).to_string(),
+    };
+    if params_json.len() > limit::COMMAND_JSON_BYTES_MAX {
+        return Err(format!(
+            "params have {} bytes, at most {} are allowed",
+            params_json.len(),
+            limit::COMMAND_JSON_BYTES_MAX
+        ));
+    }
+    let now = hub.now();
+    let expires_at = command.expires_at.unwrap_or_else(|| record.at.plus(limit::COMMAND_TIMEOUT_DEFAULT));
+    let remaining = expires_at.since(now.wall).min(limit::COMMAND_TIMEOUT_MAX);
+    Ok(Order {
+        command_id,
+        agent_id: command.agent_id,
+        kind: command.kind,
+        params_json,
+        issued_seconds: command.timestamp.unwrap_or(record.at).unix_seconds(),
+        deadline: now.monotonic + remaining,
+    })
+}

@@ -1,0 +1,112 @@
+//! Onto the bus: agents' data, session by session, and responses, in one line.
+//!
+//! `Ok` means durable. Trouble that passes is waited out here; meanwhile nothing is acknowledged, and credits hold the
+//! agents back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backends::bus::{Bus, BusError, NewRecord};
+use proto::record::{COMMAND_RESPONSES, MONITORING_DATA};
+use runtime::{Backoff, Component};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::measure::Measure;
+use crate::records;
+
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_CEILING: Duration = Duration::from_secs(5);
+/// Responses published in one call.
+const RESPONSES_AT_ONCE: usize = 512;
+
+/// The way onto the bus. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Publisher {
+    bus: Arc<dyn Bus>,
+    health: Component,
+    measure: Measure,
+}
+
+impl Publisher {
+    pub(crate) fn new(bus: Arc<dyn Bus>, health: Component, measure: Measure) -> Self {
+        Self { bus, health, measure }
+    }
+
+    /// Returns when the records of `batches` batches are durable, or when trying again will not help.
+    ///
+    /// Calls of several sessions run side by side, so that one commit of the bus serves many.
+    pub(crate) async fn data(&self, records: Vec<NewRecord>, batches: u64) -> Result<(), BusError> {
+        let begun = Instant::now();
+        let count = records.len() as u64;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CEILING);
+        let mut troubled = false;
+        while let Err(error) = self.bus.publish(MONITORING_DATA, records.clone()).await {
+            self.trouble(&error, &mut troubled);
+            if !error.is_transient() {
+                return Err(error);
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+        self.fine(troubled);
+        self.measure.publish_seconds.observe(begun.elapsed().as_secs_f64());
+        self.measure.records.inc_by(count);
+        self.measure.batches.inc_by(batches);
+        Ok(())
+    }
+
+    /// Publishes reports as they come, until `stop`. Judged anew before each try: a final state may have come meanwhile.
+    pub(crate) async fn responses(self, hub: Arc<Hub>, stop: CancellationToken) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CEILING);
+        let mut troubled = false;
+        let mut pending = Vec::new();
+        loop {
+            if pending.is_empty() {
+                pending = hub.take_reports(RESPONSES_AT_ONCE);
+            }
+            if pending.is_empty() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = hub.reported.notified() => continue,
+                }
+            }
+            let judged = hub.judge(std::mem::take(&mut pending));
+            let responses = judged.iter().filter_map(|judged| judged.response.as_ref());
+            let records: Vec<NewRecord> = responses.map(records::of_response).collect();
+            let published = match records.is_empty() {
+                true => Ok(Vec::new()),
+                false => self.bus.publish(COMMAND_RESPONSES, records).await,
+            };
+            match published {
+                Ok(_) => {
+                    hub.durable(&judged);
+                    self.fine(std::mem::take(&mut troubled));
+                    backoff.reset();
+                }
+                Err(error) => {
+                    pending = hub.undurable(judged);
+                    self.trouble(&error, &mut troubled);
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(backoff.next_delay()) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn trouble(&self, error: &BusError, troubled: &mut bool) {
+        if !std::mem::replace(troubled, true) {
+            tracing::warn!(%error, "publishing is interrupted");
+        }
+        self.health.degraded(error.to_string());
+    }
+
+    fn fine(&self, was_troubled: bool) {
+        if was_troubled {
+            tracing::info!("publishing goes on");
+            self.health.ok();
+        }
+    }
+}

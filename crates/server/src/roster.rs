@@ -1,0 +1,592 @@
+//! Which session speaks for which agent, and what is therefore said of the agent.
+//!
+//! A pure value: it is told the time. The newest session of an agent id wins; one that claims the id of a live agent
+//! under another incarnation is a duplicate, and the one it displaced has to stay away for a while. What should stand in
+//! the inventory is kept here as [`AgentEntry`]; writing it is [`crate::inventory`]'s work.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use backends::registry::LeaseId;
+use bytes::Bytes;
+use model::id::{AgentId, Incarnation, ServerId};
+use model::limit;
+use model::presence::{Collection, Presence, Reason, Timing, Tracker};
+use model::sample::Timestamp;
+use model::truth::{ConfigTruth, Failure, Mark};
+use proto::key::{AgentEntry, Client, HeartbeatEntry};
+
+use crate::hello::Introduction;
+
+/// One instant on both clocks: monotonic to judge by, wall to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Now {
+    pub monotonic: Duration,
+    pub wall: Timestamp,
+}
+
+/// One stream, for the lifetime of this server run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(pub u64);
+
+/// A session that was let in, and the one that had to go for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    pub session: SessionId,
+    pub displaced: Option<(SessionId, Displacement)>,
+}
+
+/// Why an older session of the same agent id ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Displacement {
+    /// The same agent came back, or the old stream was silent: nobody is there to be told.
+    Replaced,
+    /// Another live agent uses the id.
+    Superseded { retry_after: Duration },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It was superseded and is back too early.
+    Banned {
+        remaining: Duration,
+    },
+    Full,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Lost,
+    Goodbye { restarting: bool },
+}
+
+/// What the inventory should be told about one agent. One at a time per agent; settle it with [`Roster::written`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Write {
+    pub entry: AgentEntry,
+    /// Whether the heartbeat key should stand.
+    pub hold: bool,
+    /// The agent came to this server since the last write: it may be taken from whoever had it.
+    pub fresh: bool,
+    pub known: Known,
+}
+
+/// What this server last wrote about an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// The heartbeat key as it stands, and its lease.
+    pub heartbeat: Option<(Bytes, LeaseId)>,
+}
+
+/// What became of a [`Write`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    Done {
+        known: Known,
+        first_seen: Timestamp,
+        connected_at: Timestamp,
+    },
+    /// Another server, or another run of this one, has the agent now.
+    Usurped,
+    /// The registry did not answer; still to be done.
+    Postponed,
+}
+
+#[derive(Debug)]
+struct Member {
+    entry: AgentEntry,
+    tracker: Tracker,
+    session: Option<SessionId>,
+    bans: Vec<Ban>,
+    /// The agent's own word about its config and what the server found at fault, merged into the entry.
+    server_fault: Option<Failure>,
+    due: Option<Duration>,
+    known: Known,
+    fresh: bool,
+    dirty: bool,
+    writing: bool,
+}
+
+/// A superseded incarnation stays away until `until`.
+#[derive(Debug)]
+struct Ban {
+    incarnation: Incarnation,
+    until: Duration,
+    length: Duration,
+}
+
+/// Every agent this server run holds, or held and still judges.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    server: ServerId,
+    server_incarnation: Incarnation,
+    timing: Timing,
+    members: BTreeMap<AgentId, Member>,
+    sessions: HashMap<SessionId, AgentId>,
+    next_session: u64,
+    schedule: BTreeSet<(Duration, AgentId)>,
+    dirty: VecDeque<AgentId>,
+    frozen: bool,
+}
+
+impl Roster {
+    pub(crate) fn new(server: ServerId, server_incarnation: Incarnation, timing: Timing) -> Self {
+        Self {
+            server,
+            server_incarnation,
+            timing,
+            members: BTreeMap::new(),
+            sessions: HashMap::new(),
+            next_session: 1,
+            schedule: BTreeSet::new(),
+            dirty: VecDeque::new(),
+            frozen: false,
+        }
+    }
+
+    /// Somebody introduced itself.
+    pub(crate) fn admit(&mut self, who: &Introduction, now: Now) -> Result<Admitted, Refusal> {
+        if !self.members.contains_key(&who.agent_id) && !self.has_room() {
+            return Err(Refusal::Full);
+        }
+        if let Some(remaining) = self.banned(who, now.monotonic) {
+            return Err(Refusal::Banned { remaining });
+        }
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        let displaced = self.displace(who, now);
+        self.seat(who, session, now);
+        self.sessions.insert(session, who.agent_id.clone());
+        self.judge(&who.agent_id.clone(), now);
+        self.mark_dirty(&who.agent_id);
+        Ok(Admitted { session, displaced })
+    }
+
+    /// Anything came from the agent on this session.
+    pub(crate) fn heard(&mut self, session: SessionId, now: Now) {
+        let Some((agent, member)) = self.speaking(session) else { return };
+        member.tracker.heard(now.monotonic);
+        if member.tracker.verdict(now.monotonic) != member.entry.verdict() {
+            self.judge(&agent, now);
+        }
+    }
+
+    /// The rhythm of a StreamMetrics client, as observed; `None` before there is one.
+    pub(crate) fn rhythm(&mut self, session: SessionId, interval: Option<Duration>, now: Now) {
+        let timing = rhythm_timing(self.timing, interval);
+        let Some((agent, member)) = self.speaking(session) else { return };
+        member.tracker.retimed(timing);
+        let interval_ms =
+            interval.map_or(0, |interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX));
+        member.entry.interval_ms = interval_ms;
+        self.judge(&agent, now);
+    }
+
+    /// What the agent says of itself changed. Written only if it did.
+    pub(crate) fn facts(&mut self, session: SessionId, collection: Collection, interval: Duration) {
+        let Some((agent, member)) = self.speaking(session) else { return };
+        let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        if (member.entry.collection, member.entry.interval_ms) != (collection, interval_ms) {
+            member.entry.collection = collection;
+            member.entry.interval_ms = interval_ms;
+            self.mark_dirty(&agent);
+        }
+    }
+
+    /// The agent's own word about its config.
+    pub(crate) fn truth(&mut self, session: SessionId, truth: ConfigTruth) {
+        let Some((agent, member)) = self.speaking(session) else { return };
+        let merged = merged_truth(truth, member.entry.config.desired.clone(), member.server_fault.as_ref());
+        if merged != member.entry.config {
+            member.entry.config = merged;
+            self.mark_dirty(&agent);
+        }
+    }
+
+    /// The registry's side: what this agent should run, or why that cannot be told.
+    pub(crate) fn desired(&mut self, session: SessionId, mark: Mark, fault: Option<Failure>) {
+        let Some((agent, member)) = self.speaking(session) else { return };
+        if member.entry.config.desired.as_ref().is_some_and(|old| old.revision > mark.revision) {
+            return;
+        }
+        member.server_fault = fault;
+        let truth = member.entry.config.clone();
+        let merged = merged_truth(truth, Some(mark), member.server_fault.as_ref());
+        if merged != member.entry.config {
+            member.entry.config = merged;
+            self.mark_dirty(&agent);
+        }
+    }
+
+    /// The stream ended. After a displacement this is no news.
+    pub(crate) fn closed(&mut self, session: SessionId, ending: Ending, now: Now) {
+        let frozen = self.frozen;
+        let Some((agent, member)) = self.speaking(session) else { return };
+        if frozen && ending == Ending::Lost {
+            member.session = None;
+            self.sessions.remove(&session);
+            return;
+        }
+        match ending {
+            Ending::Goodbye { restarting } => member.tracker.said_goodbye(restarting, now.monotonic),
+            Ending::Lost => {
+                if member.entry.client == Client::StreamMetrics {
+                    // Its open connection was the last sign of life, and coming back has nothing to do with its rhythm.
+                    member.tracker.heard(now.monotonic);
+                }
+                member.tracker.lost();
+            }
+        }
+        member.session = None;
+        self.sessions.remove(&session);
+        let timing = self.timing;
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.tracker.retimed(timing);
+        }
+        self.judge(&agent, now);
+    }
+
+    /// Judges everyone whose verdict may have changed by the time alone.
+    pub(crate) fn advance(&mut self, now: Now) {
+        if self.frozen {
+            self.schedule.clear();
+        }
+        while self.schedule.first().is_some_and(|(due, _)| *due <= now.monotonic) {
+            if let Some((_, agent)) = self.schedule.pop_first() {
+                if let Some(member) = self.members.get_mut(&agent) {
+                    member.due = None;
+                }
+                self.judge(&agent, now);
+            }
+        }
+    }
+
+    /// When [`Self::advance`] next has something to do.
+    pub(crate) fn next_due(&self) -> Option<Duration> {
+        self.schedule.first().map(|(due, _)| *due)
+    }
+
+    /// From now on only goodbyes are news: the server is leaving, its agents are not.
+    pub(crate) fn freeze(&mut self) {
+        self.frozen = true;
+    }
+
+    /// The session that speaks for `agent`.
+    pub(crate) fn session_of(&self, agent: &AgentId) -> Option<SessionId> {
+        self.members.get(agent)?.session
+    }
+
+    pub(crate) fn entry(&self, agent: &AgentId) -> Option<&AgentEntry> {
+        self.members.get(agent).map(|member| &member.entry)
+    }
+
+    /// Every open session of our own protocol, with what selectors see of its agent.
+    pub(crate) fn configurable(&self) -> Vec<(SessionId, AgentId, BTreeMap<String, String>)> {
+        let sessions = self.members.iter().filter_map(|(agent, member)| {
+            let session = member.session.filter(|_| member.entry.client == Client::Session)?;
+            Some((session, agent.clone(), member.entry.selectable()))
+        });
+        sessions.collect()
+    }
+
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    // ---- the inventory's side ----
+
+    /// The next agent the inventory should hear about; nobody else is given this agent until it is [`Self::written`].
+    pub(crate) fn next_write(&mut self) -> Option<Write> {
+        while let Some(agent) = self.dirty.pop_front() {
+            let Some(member) = self.members.get_mut(&agent) else { continue };
+            member.dirty = false;
+            member.writing = true;
+            let status = member.entry.status;
+            return Some(Write {
+                entry: member.entry.clone(),
+                hold: !matches!(status, Presence::Offline | Presence::Shutdown | Presence::Restarting),
+                fresh: member.fresh,
+                known: member.known.clone(),
+            });
+        }
+        None
+    }
+
+    pub(crate) fn has_writes(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Settles a [`Write`]. Returns the session that lost its agent to another server.
+    pub(crate) fn written(&mut self, write: &Write, outcome: Written) -> Option<SessionId> {
+        let agent = &write.entry.agent_id;
+        let member = self.members.get_mut(agent)?;
+        member.writing = false;
+        let again = std::mem::take(&mut member.dirty);
+        match outcome {
+            Written::Done { known, first_seen, connected_at } => {
+                member.known = known;
+                member.entry.first_seen = first_seen;
+                if member.entry.incarnation == write.entry.incarnation {
+                    member.entry.connected_at = connected_at;
+                    member.fresh = false;
+                }
+                if again {
+                    self.mark_dirty(agent);
+                } else {
+                    self.forget_if_settled(agent);
+                }
+                None
+            }
+            Written::Postponed => {
+                self.mark_dirty(agent);
+                None
+            }
+            Written::Usurped if member.fresh && !write.fresh => {
+                // It came here, anew, while the write was under way.
+                self.mark_dirty(agent);
+                None
+            }
+            Written::Usurped => {
+                let session = member.session;
+                self.remove(agent);
+                session
+            }
+        }
+    }
+
+    /// The server has a new lease: heartbeat keys on the old one are gone, or will be, and are to be written again.
+    pub(crate) fn lease_changed(&mut self) {
+        let held =
+            self.members.iter().filter(|(_, member)| member.writing || member.known.heartbeat.is_some());
+        let agents: Vec<AgentId> = held.map(|(agent, _)| agent.clone()).collect();
+        for agent in agents {
+            self.mark_dirty(&agent);
+        }
+    }
+
+    // ---- inside ----
+
+    fn speaking(&mut self, session: SessionId) -> Option<(AgentId, &mut Member)> {
+        let agent = self.sessions.get(&session)?.clone();
+        let member = self.members.get_mut(&agent)?;
+        (member.session == Some(session)).then_some((agent, member))
+    }
+
+    /// Forgets agents that are gone when there are too many; only their bans keep them here.
+    fn has_room(&mut self) -> bool {
+        if self.members.len() >= limit::AGENTS_PER_SERVER_MAX {
+            self.members.retain(|_, member| {
+                let gone = matches!(member.entry.status, Presence::Shutdown | Presence::Offline);
+                !gone || member.session.is_some() || member.dirty || member.writing
+            });
+        }
+        self.members.len() < limit::AGENTS_PER_SERVER_MAX
+    }
+
+    fn banned(&self, who: &Introduction, now: Duration) -> Option<Duration> {
+        let bans = &self.members.get(&who.agent_id)?.bans;
+        let ban = bans.iter().find(|ban| ban.incarnation == who.incarnation && now < ban.until)?;
+        Some(ban.until - now)
+    }
+
+    /// Ends the current session of the newcomer's id, if there is one.
+    fn displace(&mut self, who: &Introduction, now: Now) -> Option<(SessionId, Displacement)> {
+        let late_after = self.timing.late_after();
+        let member = self.members.get_mut(&who.agent_id)?;
+        let old = member.session.take()?;
+        self.sessions.remove(&old);
+        let silence = now.monotonic.saturating_sub(member.tracker.last_heard());
+        let rival = member.entry.incarnation != who.incarnation && silence < late_after;
+        if !rival {
+            return Some((old, Displacement::Replaced));
+        }
+        let retry_after = member.ban(now.monotonic);
+        member.tracker.claimed_twice(now.monotonic + retry_after);
+        let host = member.entry.host.clone();
+        member.entry.rivals.retain(|rival| *rival != host);
+        member.entry.rivals.push(host);
+        let spare = member.entry.rivals.len().saturating_sub(limit::RIVALS_MAX);
+        member.entry.rivals.drain(..spare);
+        Some((old, Displacement::Superseded { retry_after }))
+    }
+
+    /// Makes `session` the one that speaks for its agent.
+    fn seat(&mut self, who: &Introduction, session: SessionId, now: Now) {
+        let timing = match who.client {
+            Client::Session => self.timing,
+            Client::StreamMetrics => rhythm_timing(self.timing, None),
+        };
+        let (server, server_incarnation) = (&self.server, &self.server_incarnation);
+        let fresh = || Member::new(who, server, server_incarnation, timing, now);
+        let member = self.members.entry(who.agent_id.clone()).or_insert_with(fresh);
+        let entry = &mut member.entry;
+        if entry.incarnation != who.incarnation {
+            entry.connected_at = now.wall;
+        }
+        entry.client = who.client;
+        entry.incarnation = who.incarnation.clone();
+        entry.host.clone_from(&who.host);
+        entry.os.clone_from(&who.os);
+        entry.version.clone_from(&who.version);
+        entry.boot_id.clone_from(&who.boot_id);
+        entry.labels.clone_from(&who.labels);
+        entry.collection = who.collection;
+        entry.interval_ms = u64::try_from(who.interval.as_millis()).unwrap_or(u64::MAX);
+        entry.config = who.truth.clone();
+        member.server_fault = None;
+        member.session = Some(session);
+        member.fresh = true;
+        member.tracker.reopened(now.monotonic);
+        member.tracker.retimed(timing);
+    }
+
+    /// Takes the tracker's verdict into the entry, and the next instant to look into the schedule.
+    fn judge(&mut self, agent: &AgentId, now: Now) {
+        let Some(member) = self.members.get_mut(agent) else { return };
+        let verdict = member.tracker.verdict(now.monotonic);
+        let changed = verdict != member.entry.verdict();
+        if changed {
+            member.entry.status = verdict.status;
+            member.entry.reason = verdict.reason;
+            member.entry.since = now.wall;
+            if verdict.status == Presence::Online {
+                member.entry.rivals.clear();
+            }
+        }
+        let due = member.tracker.next_change(now.monotonic);
+        // One that is due earlier than scheduled is moved; later is found out when the earlier instant comes.
+        if member.due.is_none_or(|old| due.is_some_and(|new| new < old)) {
+            if let Some(old) = member.due.take() {
+                self.schedule.remove(&(old, agent.clone()));
+            }
+            member.due = due;
+            self.schedule.extend(due.map(|due| (due, agent.clone())));
+        }
+        if changed {
+            self.mark_dirty(agent);
+        }
+    }
+
+    fn mark_dirty(&mut self, agent: &AgentId) {
+        let Some(member) = self.members.get_mut(agent) else { return };
+        let queued = std::mem::replace(&mut member.dirty, true);
+        if !queued && !member.writing {
+            self.dirty.push_back(agent.clone());
+        }
+    }
+
+    /// An agent that is gone, written down and not awaited needs no place here.
+    fn forget_if_settled(&mut self, agent: &AgentId) {
+        let settled = self.members.get(agent).is_some_and(|member| {
+            let gone = matches!(member.entry.status, Presence::Shutdown | Presence::Offline);
+            gone && member.session.is_none() && member.bans.is_empty() && member.known.heartbeat.is_none()
+        });
+        if settled {
+            self.remove(agent);
+        }
+    }
+
+    fn remove(&mut self, agent: &AgentId) {
+        let Some(member) = self.members.remove(agent) else { return };
+        if let Some(due) = member.due {
+            self.schedule.remove(&(due, agent.clone()));
+        }
+        if let Some(session) = member.session {
+            self.sessions.remove(&session);
+        }
+    }
+}
+
+impl Member {
+    fn new(
+        who: &Introduction,
+        server: &ServerId,
+        server_incarnation: &Incarnation,
+        timing: Timing,
+        now: Now,
+    ) -> Self {
+        let entry = AgentEntry {
+            agent_id: who.agent_id.clone(),
+            client: who.client,
+            host: String::new(),
+            os: String::new(),
+            version: String::new(),
+            labels: BTreeMap::new(),
+            boot_id: String::new(),
+            incarnation: who.incarnation.clone(),
+            first_seen: now.wall,
+            connected_at: now.wall,
+            status: Presence::Online,
+            reason: Reason::Connected,
+            since: now.wall,
+            server: server.clone(),
+            server_incarnation: server_incarnation.clone(),
+            collection: who.collection,
+            interval_ms: 0,
+            config: ConfigTruth::default(),
+            rivals: Vec::new(),
+        };
+        Self {
+            entry,
+            tracker: Tracker::opened(timing, now.monotonic),
+            session: None,
+            bans: Vec::new(),
+            server_fault: None,
+            due: None,
+            known: Known::default(),
+            fresh: true,
+            dirty: false,
+            writing: false,
+        }
+    }
+
+    /// Sends the current incarnation away; each time for twice as long.
+    fn ban(&mut self, now: Duration) -> Duration {
+        // One that stayed away for as long again has made good.
+        self.bans.retain(|ban| now < ban.until + ban.length);
+        let incarnation = &self.entry.incarnation;
+        let before = self.bans.iter().position(|ban| ban.incarnation == *incarnation);
+        let length = before.map_or(limit::DUPLICATE_RETRY_MIN, |at| {
+            (self.bans.remove(at).length * 2).min(limit::DUPLICATE_RETRY_MAX)
+        });
+        if self.bans.len() >= limit::RIVALS_MAX {
+            self.bans.remove(0);
+        }
+        self.bans.push(Ban { incarnation: incarnation.clone(), until: now + length, length });
+        length
+    }
+}
+
+impl Write {
+    /// The value of the heartbeat key that says what this write says.
+    pub(crate) fn heartbeat(&self) -> HeartbeatEntry {
+        HeartbeatEntry {
+            server: self.entry.server.clone(),
+            server_incarnation: self.entry.server_incarnation.clone(),
+            incarnation: self.entry.incarnation.clone(),
+            since: self.entry.connected_at,
+        }
+    }
+}
+
+/// What silence means for a client that announced no interval: three of its observed ones, and never less than for
+/// everyone.
+fn rhythm_timing(base: Timing, interval: Option<Duration>) -> Timing {
+    let wanted = interval.map_or(limit::STREAM_METRICS_FIRST_INTERVAL, |interval| interval * 3);
+    Timing::new(wanted.clamp(base.timeout(), limit::PRESENCE_TIMEOUT_MAX)).unwrap_or(base)
+}
+
+/// The agent's word, with the registry's side added: what is desired, and a fault that the agent cannot see itself.
+fn merged_truth(own: ConfigTruth, desired: Option<Mark>, fault: Option<&Failure>) -> ConfigTruth {
+    let newer = |own: &Failure, ours: &Failure| own.mark.revision >= ours.mark.revision;
+    let last_failed = match (own.last_failed, fault) {
+        (Some(own), Some(ours)) if !newer(&own, ours) => Some(ours.clone()),
+        (None, Some(ours)) => Some(ours.clone()),
+        (own, _) => own,
+    };
+    ConfigTruth { desired, last_failed, ..own }
+}
+
+#[cfg(test)]
+mod tests;
