@@ -3,13 +3,15 @@
 //! Linux only, read from /proc and /sys by hand: no commands are run and no privilege is needed. What was not read is
 //! absent, never 0; one collector that fails is reported by name and takes no other with it. Everything blocks for
 //! microseconds (mounts at most [`MOUNT_PATIENCE`](model::limit::MOUNT_PATIENCE)), so run it off the async threads.
+//! Costs in the collectors' headers are medians of an optimised build on two cores; the seed set takes 70 µs, the default
+//! set 0.4 ms.
 //!
 //! Series are named as OpenTelemetry's host metrics receiver names them, with its attributes (`device`, `direction`,
 //! `mountpoint`, `cpu`, `state`, ...); what it lacks is below `system.linux.`. Counters are sent as counters
 //! ([`CUMULATIVE`](model::metric::CUMULATIVE)); only the eight fields and utilizations are rates.
 //!
 //! A new collector is one file of fixed shape (header with source and cost, sample, `parse`, [`Collector`], tests) and
-//! one row of [`TABLE`].
+//! one row of `TABLE`.
 
 mod agent;
 mod container;
@@ -51,7 +53,7 @@ pub type Chosen = BTreeSet<MetricName>;
 
 /// One source of samples.
 ///
-/// Laws, checked for every row of [`TABLE`] by the tests:
+/// Laws, checked for every row of the table by the tests:
 /// 1. `collect` adds only what it read in this call, and only what `chosen` asks for.
 /// 2. On an error, what it has added so far is true and stays.
 /// 3. A rate needs an earlier reading of the same device on the same running clock; without one it is absent.

@@ -37,12 +37,7 @@ impl Machine {
 
     fn host(&self) -> Host {
         let root = self.folder.path();
-        Host {
-            page_bytes: 4_096,
-            ticks_per_second: 100,
-            space_of: Arc::new(space_of),
-            ..Host::at(root.join("proc"), root.join("sys"), "/")
-        }
+        Host::at(root.join("proc"), root.join("sys"), "/").recorded(4_096, 100, Arc::new(space_of))
     }
 }
 
@@ -142,13 +137,13 @@ fn a_mount_that_hangs_delays_the_reading_once_and_is_then_reported() {
     let hung = PathBuf::from("/data disk");
     let (_release, released) = std::sync::mpsc::channel::<()>();
     let released = std::sync::Mutex::new(released);
-    let mut host = machine.host();
-    host.space_of = Arc::new(move |path| {
+    let answer = move |path: &Path| {
         if path == hung {
             let _never = released.lock().unwrap().recv();
         }
         space_of(path)
-    });
+    };
+    let host = machine.host().recorded(4_096, 100, Arc::new(answer));
     let mut set = CollectorSet::new(host, [MetricName::Filesystem, MetricName::Load]);
     let first = set.collect(at(0));
     assert!(first.faults.is_empty() && first.series.iter().any(|sample| sample.key.name.contains("load")));

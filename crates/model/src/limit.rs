@@ -31,7 +31,7 @@ pub const MOUNT_PATIENCE: Duration = Duration::from_millis(100);
 /// A mount silent for this long is reported as stuck.
 pub const MOUNT_STUCK_AFTER: Duration = Duration::from_secs(2);
 /// Interfaces whose index is read to notice that a name now means another one; each costs one file.
-pub const INTERFACES_IDENTIFIED_MAX: usize = 256;
+pub const INTERFACES_IDENTIFIED_MAX: usize = 64;
 /// Control groups between the agent's own and the root.
 pub const CGROUP_DEPTH_MAX: usize = 32;
 /// Processes looked at in one walk; the rest is counted.

@@ -1,4 +1,4 @@
-//! Processor time, from `/proc/stat` (proc_stat(5)). One `pread`, 5 µs on a small machine; on one with thousands of
+//! Processor time, from `/proc/stat` (proc_stat(5)). One `pread`, 8 µs on a small machine; on one with thousands of
 //! interrupts the kernel needs milliseconds to write the `intr` line, read or not, so the file is read once per tick.
 //!
 //! `cpu_percent` is what psutil 7.2.2's `cpu_percent()` gives: each state's difference clamped at 0 (idle and iowait can

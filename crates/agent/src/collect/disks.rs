@@ -1,4 +1,4 @@
-//! Disk IO, from `/proc/diskstats` (proc_diskstats(5), the kernel's admin-guide/iostats). One `pread`, 6 µs, and one
+//! Disk IO, from `/proc/diskstats` (proc_diskstats(5), the kernel's admin-guide/iostats). One `pread`, 11 µs, and one
 //! look into `/sys/block` for each device not seen before.
 //!
 //! The two fields sum the devices that psutil 7.2.2's `disk_io_counters()` sums: all that `/sys/block` lists, so whole

@@ -1,5 +1,5 @@
 //! Space of mounted file systems, from `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)) and statvfs(3) on each. One
-//! `pread`, 5 µs, and 20 µs for each mount, asked in a thread of its own: see [`probe`].
+//! `pread`, 5 µs, and 25 µs for each mount, asked in a thread of its own: see [`probe`].
 //!
 //! Kernel interfaces that only look like file systems are left out, and of several mounts of one device the first
 //! counts (bind mounts, chroots). Asking never mounts anything: automounts are left out too.

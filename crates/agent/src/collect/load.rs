@@ -1,4 +1,4 @@
-//! Load averages, from `/proc/loadavg` (proc_loadavg(5)). One `pread`, 1 µs, no state.
+//! Load averages, from `/proc/loadavg` (proc_loadavg(5)). One `pread`, 2 µs, no state.
 
 use super::source::{Host, KeptFile};
 use super::text::{decimal, words};

@@ -1,4 +1,4 @@
-//! Memory, from `/proc/meminfo` (proc_meminfo(5)). One `pread`, 8 µs.
+//! Memory, from `/proc/meminfo` (proc_meminfo(5)). One `pread`, 7 µs.
 //!
 //! The three fields are what psutil 7.2.2's `virtual_memory()` gives: used is total - available, percent has one
 //! decimal. Kernels before 3.14 do not say what is available; then it is estimated as psutil and `free` do, with the

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use model::limit::PROC_FILE_BYTES_MAX;
 
@@ -29,10 +30,12 @@ pub struct Host {
     pub sys: PathBuf,
     pub rootfs: PathBuf,
     /// Unit of the memory fields of `/proc/<pid>/stat`.
-    pub page_bytes: u64,
+    pub(super) page_bytes: u64,
     /// Unit of processor times per process.
-    pub ticks_per_second: u64,
-    pub space_of: SpaceOf,
+    pub(super) ticks_per_second: u64,
+    pub(super) space_of: SpaceOf,
+    /// Threads that ask mounts: counted here because stuck ones outlive the collector that started them.
+    pub(super) mount_threads: Arc<AtomicUsize>,
 }
 
 impl Host {
@@ -50,7 +53,14 @@ impl Host {
             page_bytes: u64::try_from(rustix::param::page_size()).unwrap_or(4_096),
             ticks_per_second: rustix::param::clock_ticks_per_second(),
             space_of: Arc::new(space_of),
+            mount_threads: Arc::default(),
         }
+    }
+
+    /// A recorded machine: what its files do not say is told, so that they mean the same everywhere.
+    #[must_use]
+    pub fn recorded(self, page_bytes: u64, ticks_per_second: u64, space_of: SpaceOf) -> Self {
+        Self { page_bytes, ticks_per_second, space_of, ..self }
     }
 
     /// A process that lives in the watched machine's mount and network namespaces: in our own /proc we do, in another

@@ -1,5 +1,5 @@
-//! Swap space and paging, from `/proc/swaps` (proc_swaps(5)) and `/proc/vmstat` (proc_vmstat(5)). Two `pread`s, 1 and
-//! 15 µs, no state.
+//! Swap space and paging, from `/proc/swaps` (proc_swaps(5)) and `/proc/vmstat` (proc_vmstat(5)). Two `pread`s,
+//! together 23 µs, no state.
 
 use super::source::{Host, KeptFile};
 use super::text::{integer, lines, name, words};

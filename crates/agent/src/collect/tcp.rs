@@ -1,5 +1,5 @@
 //! Sockets and TCP, from `/proc/<pid>/net/{sockstat,sockstat6,snmp,netstat}` (proc_pid_net(5)). Four `pread`s, together
-//! 25 µs, no state. These are the kernel's own counts: `/proc/net/tcp`, which lists every connection and takes
+//! 60 µs, no state. These are the kernel's own counts: `/proc/net/tcp`, which lists every connection and takes
 //! milliseconds on a busy machine, is never read.
 
 use super::source::{Host, KeptFile};

@@ -1,4 +1,4 @@
-//! Time since boot, from `/proc/uptime` (proc_uptime(5)), and the boot's id. One `pread`, 1 µs, no state.
+//! Time since boot, from `/proc/uptime` (proc_uptime(5)), and the boot's id. One `pread`, 2 µs, no state.
 
 use std::io;
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,8 +46,6 @@ pub(super) struct Probes {
     next: Serial,
     answers: Receiver<(Serial, Answer)>,
     answered: SyncSender<(Serial, Answer)>,
-    /// Each thread holds a clone, the stuck ones of mounts long gone too.
-    alive: Arc<()>,
 }
 
 impl fmt::Debug for Probes {
@@ -66,7 +65,6 @@ impl Probes {
             next: 0,
             answers,
             answered,
-            alive: Arc::new(()),
         }
     }
 
@@ -79,7 +77,7 @@ impl Probes {
             }
             None => false,
         });
-        let room = MOUNTS_MAX.saturating_sub(Arc::strong_count(&self.alive) - 1);
+        let room = MOUNTS_MAX.saturating_sub(self.threads());
         let left_out = mounts.len().saturating_sub(room);
         mounts.truncate(room);
         for mount in mounts {
@@ -129,6 +127,11 @@ impl Probes {
         stuck.map(|probe| name(probe.mount.mountpoint.as_os_str().as_encoded_bytes())).collect()
     }
 
+    /// The stuck ones of mounts long gone, and of collectors long gone, are among them.
+    fn threads(&self) -> usize {
+        self.host.mount_threads.load(Ordering::Relaxed)
+    }
+
     fn settle(&mut self, serial: Serial) -> Option<(Mount, Duration)> {
         let probe = self.probes.get_mut(&serial)?;
         let asked = probe.asked.take()?;
@@ -137,7 +140,8 @@ impl Probes {
 
     fn start(&self, mount: Mount) -> Result<Probe, CollectError> {
         let (questions, asked) = sync_channel(1);
-        let (serial, answered, alive) = (self.next, self.answered.clone(), Arc::clone(&self.alive));
+        let (serial, answered, alive) =
+            (self.next, self.answered.clone(), Alive::new(&self.host.mount_threads));
         let (space_of, path) = (Arc::clone(&self.host.space_of), below(&self.host.rootfs, &mount.mountpoint));
         let work = move || {
             let _alive = alive;
@@ -156,6 +160,22 @@ impl Probes {
                 Err(CollectError::Thread { mountpoint: mount.mountpoint.display().to_string(), cause })
             }
         }
+    }
+}
+
+/// Counts a thread for as long as it lives.
+struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -232,7 +252,7 @@ mod tests {
         probes.watch(mounts(&["/a"])).unwrap();
         assert_eq!(asked(&mut probes, &at(1)), [Path::new("/a")]);
         probes.watch(Vec::new()).unwrap();
-        while Arc::strong_count(&probes.alive) > 1 {
+        while probes.threads() > 0 {
             thread::yield_now();
         }
     }
@@ -244,6 +264,17 @@ mod tests {
         let places: Vec<&str> = places.iter().map(String::as_str).collect();
         assert_eq!(probes.watch(mounts(&places)).unwrap(), 3);
         assert_eq!(asked(&mut probes, &at(0)).len(), MOUNTS_MAX);
+    }
+
+    #[test]
+    fn a_stuck_thread_counts_against_the_limit_of_later_collectors() {
+        let (mut probes, _release, _) = probes();
+        probes.watch(mounts(&["/hung"])).unwrap();
+        probes.patience = Duration::ZERO;
+        probes.ask(&at(0));
+        let later = Probes::new(&probes.host);
+        drop(probes);
+        assert_eq!(later.threads(), 1);
     }
 
     #[test]
