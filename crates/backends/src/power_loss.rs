@@ -58,6 +58,11 @@ pub(crate) enum Loss {
     },
 }
 
+/// One of each kind of loss; the torn ones differ from one `seed` to the next.
+pub(crate) fn losses(seed: u64) -> [Loss; 4] {
+    [Loss::All, Loss::Nothing, Loss::Sectors { bytes: 512, seed }, Loss::Sectors { bytes: 4_096, seed }]
+}
+
 impl Disk {
     /// Cuts the power at the `operations`-th operation from now, counted from 1: it fails, and each one after it.
     pub(crate) fn cut_power_after(&self, operations: u64) {
@@ -69,6 +74,22 @@ impl Disk {
     pub(crate) fn is_dark(&self) -> bool {
         let platter = self.lock();
         platter.cut_at.is_some_and(|cut_at| platter.operations >= cut_at)
+    }
+
+    /// Lays out an empty disk elsewhere and takes it over in one operation, as renaming a finished file does.
+    pub(crate) fn begin_with<E>(&self, lay_out: impl FnOnce(Self) -> Result<(), E>) -> Result<(), E>
+    where
+        E: From<io::Error>,
+    {
+        if self.lock().shown.is_empty() {
+            let fresh = Self::default();
+            lay_out(fresh.clone())?;
+            let mut platter = self.lock();
+            platter.count()?;
+            platter.shown.clone_from(&fresh.lock().synced);
+            platter.synced.clone_from(&fresh.lock().synced);
+        }
+        Ok(())
     }
 
     pub(crate) fn set_space(&self, space: Space) {
@@ -176,10 +197,12 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut platter = self.lock();
+        let mut guard = self.lock();
+        let platter = &mut *guard;
         platter.count()?;
-        platter.synced = platter.shown.clone();
-        platter.unsynced.clear();
+        for change in platter.unsynced.drain(..) {
+            apply(&mut platter.synced, &change);
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! All of this blocks. Callers come from blocking threads, never from a runtime worker.
 
 use std::fmt;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -145,10 +146,15 @@ fn open(source: &Source, cache_bytes: usize) -> Result<Database, StoreError> {
     });
     let create = || -> Result<Database, redb::Error> {
         Ok(match source {
-            Source::File(path) => create_file(&builder, path)?,
+            Source::File(path) => open_file(&builder, path)?,
             Source::Memory => builder.create_with_backend(InMemoryBackend::new())?,
             #[cfg(test)]
-            Source::Disk(disk) => builder.create_with_backend(disk.clone())?,
+            Source::Disk(disk) => {
+                disk.begin_with(|fresh| {
+                    builder.create_with_backend(fresh).map(drop).map_err(redb::Error::from)
+                })?;
+                builder.create_with_backend(disk.clone())?
+            }
         })
     };
     // redb documents that it may panic on a file that something else has altered.
@@ -158,13 +164,21 @@ fn open(source: &Source, cache_bytes: usize) -> Result<Database, StoreError> {
     }
 }
 
-fn create_file(builder: &Builder, path: &Path) -> Result<Database, redb::Error> {
-    let is_new = !path.exists();
-    let database = builder.create(path)?;
-    if is_new && let Some(directory) = path.parent() {
-        sync_directory(directory)?;
+/// A new file gets its name only when it is whole: a crash while redb lays it out would leave one that redb refuses.
+fn open_file(builder: &Builder, path: &Path) -> Result<Database, redb::Error> {
+    if !path.exists() {
+        let unfinished = path.with_extension("redb.new");
+        if unfinished.exists() {
+            fs::remove_file(&unfinished)?;
+        }
+        drop(builder.create(&unfinished)?);
+        File::open(&unfinished)?.sync_all()?;
+        fs::rename(&unfinished, path)?;
+        if let Some(directory) = path.parent() {
+            sync_directory(directory)?;
+        }
     }
-    Ok(database)
+    Ok(builder.open(path)?)
 }
 
 fn explain(source: &Source, error: &redb::Error) -> StoreError {
@@ -204,5 +218,38 @@ impl fmt::Display for Source {
             #[cfg(test)]
             Self::Disk(_) => f.write_str("the test's disk"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CACHE_BYTES: usize = 1024 * 1024;
+
+    #[test]
+    fn a_creation_that_was_cut_off_is_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.redb");
+        fs::write(directory.path().join("x.redb.new"), [0; 10_000]).unwrap();
+        Store::open(Source::File(path.clone()), CACHE_BYTES).unwrap().close();
+        let left: Vec<_> =
+            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [path]);
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_named() {
+        let path = PathBuf::from("/proc/nowhere/x.redb");
+        let error = Store::open(Source::File(path), CACHE_BYTES).unwrap_err();
+        assert!(error.to_string().starts_with("/proc/nowhere/x.redb"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_read_or_written_after_closing() {
+        let store = Store::open(Source::Memory, CACHE_BYTES).unwrap();
+        store.close();
+        assert_eq!(store.read(|_| Ok(())), Err(StoreError::Closed));
+        assert_eq!(store.write(|_| Ok(())), Err(StoreError::Closed));
     }
 }

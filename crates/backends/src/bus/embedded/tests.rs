@@ -1,5 +1,8 @@
 //! The contract on real files, and what only the embedded bus promises.
 
+mod power_loss;
+mod random;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

@@ -44,9 +44,11 @@ impl Leases {
         self.lock().get(&id).is_some_and(|lease| lease.lives(now))
     }
 
-    /// From here on `id` is not alive; `false` when it was unknown.
-    pub(super) fn end(&self, id: LeaseId) -> bool {
-        self.lock().get_mut(&id).map(|lease| lease.until = None).is_some()
+    /// From here on `id` is not alive.
+    pub(super) fn end(&self, id: LeaseId) {
+        if let Some(lease) = self.lock().get_mut(&id) {
+            lease.until = None;
+        }
     }
 
     /// Like [`Leases::end`], unless it was kept alive meanwhile.
@@ -86,7 +88,7 @@ impl Leases {
         }
     }
 
-    fn due_at(&self, now: Instant) -> Vec<LeaseId> {
+    pub(super) fn due_at(&self, now: Instant) -> Vec<LeaseId> {
         self.lock().iter().filter(|(_, lease)| !lease.lives(now)).map(|(id, _)| *id).collect()
     }
 

@@ -86,7 +86,7 @@ impl<'txn> Writing<'txn> {
                 Operation::Delete { key } => self.delete(at, key)?,
             }
         }
-        Ok(Ok(Committed { succeeded: true, revision: self.revision }))
+        Ok(Ok(self.done()))
     }
 
     pub(super) fn grant(&mut self, lease: LeaseId, ttl: Duration) -> Result<Committed, redb::Error> {
@@ -94,12 +94,12 @@ impl<'txn> Writing<'txn> {
         self.leases.insert(lease.0, ttl_ms)?;
         let newest = self.counters.get(LEASE)?.map_or(0, |guard| guard.value());
         self.counters.insert(LEASE, newest.max(lease.0.unsigned_abs()))?;
-        Ok(Committed { succeeded: true, revision: self.revision })
+        Ok(self.done())
     }
 
-    /// Ends `lease` and deletes its keys at one revision. `succeeded` says whether there was such a lease.
+    /// Ends `lease` and deletes its keys at one revision.
     pub(super) fn revoke(&mut self, lease: LeaseId) -> Result<Committed, redb::Error> {
-        let existed = self.leases.remove(lease.0)?.is_some();
+        self.leases.remove(lease.0)?;
         let mut keys = Vec::new();
         for row in self.attached.range((lease.0, "")..)? {
             let (row, _) = row?;
@@ -113,11 +113,11 @@ impl<'txn> Writing<'txn> {
         for key in keys {
             self.delete(at, &key)?;
         }
-        Ok(Committed { succeeded: existed, revision: self.revision })
+        Ok(self.done())
     }
 
-    /// The answer to something that had nothing to do.
-    pub(super) fn unchanged(&self) -> Committed {
+    /// The answer once everything so far is done.
+    pub(super) fn done(&self) -> Committed {
         Committed { succeeded: true, revision: self.revision }
     }
 

@@ -1,5 +1,8 @@
 //! The contract on real files, and what only the embedded registry promises.
 
+mod power_loss;
+mod random;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -69,20 +69,21 @@ fn perform(
             }
         }
         Work::Grant { lease, ttl } => Ok(writing.grant(*lease, *ttl)?),
+        Work::Revoke(lease) if !shared.leases.is_alive(*lease, now) => {
+            Err(RegistryError::NoSuchLease(*lease))
+        }
         Work::Revoke(lease) => {
             // Should the commit fail, it stays ended, and expiry deletes its keys later.
             shared.leases.end(*lease);
             ended.push(*lease);
-            let committed = writing.revoke(*lease)?;
-            if committed.succeeded { Ok(committed) } else { Err(RegistryError::NoSuchLease(*lease)) }
+            Ok(writing.revoke(*lease)?)
         }
         Work::Expire(leases) => {
-            let mut last = writing.unchanged();
             for lease in leases.iter().filter(|lease| shared.leases.end_if_due(**lease, now)) {
-                last = writing.revoke(*lease)?;
+                writing.revoke(*lease)?;
                 ended.push(*lease);
             }
-            Ok(last)
+            Ok(writing.done())
         }
     })
 }
