@@ -193,6 +193,7 @@ impl Hub {
             match state.orders.take(order, now.monotonic) {
                 Taken::Waiting => state.hand_over(&agent, now.monotonic),
                 Taken::Ignored => {}
+                Taken::NoRoom => self.measure.refuse("commands_full"),
                 Taken::Full => {
                     self.measure.refuse("command_queue_full");
                     // For an agent that is not here nobody answers but the monitor.

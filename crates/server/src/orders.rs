@@ -33,8 +33,10 @@ pub(crate) enum Taken {
     Waiting,
     /// Known already, or past its deadline: the leading monitor ends it.
     Ignored,
-    /// Too many wait for this agent, or on this server.
+    /// Too many wait for this agent: to be REJECTED, if the agent is here.
     Full,
+    /// Too many wait on this server; not kept.
+    NoRoom,
 }
 
 /// What to do with a reported state.
@@ -54,6 +56,8 @@ enum Stand {
     Sent(SessionId),
     /// The agent said that it has it: it will not be sent again.
     Taken,
+    /// One too many: it will never be sent.
+    Refused,
     /// A final response is being published.
     Ending(CommandState),
     Ended(CommandState),
@@ -92,17 +96,18 @@ impl Orders {
         if self.len >= limit::COMMANDS_PER_SERVER_MAX {
             self.forget_passed(now);
         }
-        let open = self.agents.get(&order.agent_id).map_or(0, |orders| {
-            orders.values().filter(|known| known.stand.is_open() && now < known.order.deadline).count()
-        });
-        if open >= limit::COMMANDS_WAITING_PER_AGENT_MAX || self.len >= limit::COMMANDS_PER_SERVER_MAX {
-            return Taken::Full;
+        if self.len >= limit::COMMANDS_PER_SERVER_MAX {
+            return Taken::NoRoom;
         }
+        let orders = self.agents.entry(order.agent_id.clone()).or_default();
+        let open =
+            orders.values().filter(|known| known.stand.is_open() && now < known.order.deadline).count();
+        let full = open >= limit::COMMANDS_WAITING_PER_AGENT_MAX;
+        let stand = if full { Stand::Refused } else { Stand::Waiting };
         self.len += 1;
         self.next_number += 1;
-        let known = Known { order: order.clone(), number: self.next_number, stand: Stand::Waiting };
-        self.agents.entry(order.agent_id).or_default().insert(order.command_id, known);
-        Taken::Waiting
+        orders.insert(order.command_id.clone(), Known { order, number: self.next_number, stand });
+        if full { Taken::Full } else { Taken::Waiting }
     }
 
     /// What `session` should be sent, oldest first. Nothing is given to one session twice.
@@ -112,7 +117,7 @@ impl Orders {
             .filter(|known| match known.stand {
                 Stand::Waiting => true,
                 Stand::Sent(to) => to != session,
-                Stand::Taken | Stand::Ending(_) | Stand::Ended(_) => false,
+                Stand::Taken | Stand::Refused | Stand::Ending(_) | Stand::Ended(_) => false,
             })
             .filter(|known| now < known.order.deadline)
             .collect();
@@ -141,7 +146,7 @@ impl Orders {
                 let news = state.is_final() && state != ended;
                 return if news { Judgement::Late } else { Judgement::Repeat };
             }
-            Stand::Waiting | Stand::Sent(_) | Stand::Taken => {}
+            Stand::Waiting | Stand::Sent(_) | Stand::Taken | Stand::Refused => {}
         }
         if now >= known.order.deadline + limit::COMMAND_GRACE / 2 {
             return if state.is_final() { Judgement::Late } else { Judgement::Publish };
@@ -243,8 +248,12 @@ mod tests {
             assert_eq!(orders.take(order(number), SECOND), Taken::Waiting);
         }
         assert_eq!(orders.take(order(1_000), SECOND), Taken::Full);
+        assert!(!delivered(&mut orders, FIRST).contains(&id(1_000)));
+        let rejection = orders.judge(&agent(), &id(1_000), CommandState::Rejected, SECOND);
+        assert_eq!(rejection, Judgement::Publish);
+        assert_eq!(orders.take(order(1_000), SECOND), Taken::Ignored);
         orders.published(&agent(), &id(0), CommandState::Succeeded, true);
-        assert_eq!(orders.take(order(1_000), SECOND), Taken::Waiting);
+        assert_eq!(orders.take(order(1_001), SECOND), Taken::Waiting);
     }
 
     #[test]
