@@ -1,0 +1,1 @@
+//! The history by its properties.

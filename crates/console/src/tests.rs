@@ -1,0 +1,1 @@
+//! Every route, at the role boundary.
