@@ -124,7 +124,12 @@ impl Agent {
         let (work, sending) = (Scope::new("agent"), Scope::new("agent uplink"));
         work.spawn("collection", self.collecting.run(self.orders, work.stopping()));
         work.spawn("control", self.control.run(self.inbox, work.stopping()));
-        sending.spawn("uplink", self.uplink.run());
+        // The uplink ends by itself after the farewell; this is for whoever drops this future.
+        let abandoned = CancellationToken::new();
+        let _abandon = (abandoned.clone().drop_guard(), work.stopping().drop_guard());
+        sending.spawn("uplink", async move {
+            abandoned.run_until_cancelled(self.uplink.run()).await.unwrap_or(());
+        });
         let ended = tokio::select! {
             biased;
             () = self.restart.cancelled() => Ended::Restart,
@@ -169,3 +174,6 @@ fn remember(state: &State, journal: &Journal, decided: &[u64]) -> Result<(), Sta
         entries.map(|(number, entry)| Change::Command(number, Box::new(entry))).collect();
     if changes.is_empty() { Ok(()) } else { state.write(&changes) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,14 +6,15 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     interval: Duration,
-    last: Duration,
+    /// `None` before the first tick.
+    last: Option<Duration>,
     next: Duration,
 }
 
 impl Schedule {
     /// The first tick is due at `first`.
     pub(crate) fn new(interval: Duration, first: Duration) -> Self {
-        Self { interval, last: first, next: first }
+        Self { interval, last: None, next: first }
     }
 
     pub(crate) fn next(&self) -> Duration {
@@ -22,7 +23,7 @@ impl Schedule {
 
     /// A tick happens at `now`. The next keeps the rhythm, and passes over what is past already.
     pub(crate) fn advance(&mut self, now: Duration) {
-        self.last = self.next;
+        self.last = Some(self.next);
         self.next += self.interval;
         if self.next <= now {
             let behind = (now - self.next).as_nanos() % self.interval.as_nanos().max(1);
@@ -31,10 +32,10 @@ impl Schedule {
         }
     }
 
-    /// Another interval, counted from the last tick: at once if that is past already.
+    /// Another interval, counted from the last tick: at once if that is past already. The first tick stays where it is.
     pub(crate) fn change(&mut self, interval: Duration, now: Duration) {
         if interval != self.interval {
-            self.next = (self.last + interval).max(now);
+            self.next = self.last.map_or(self.next, |last| (last + interval).max(now));
             self.interval = interval;
         }
     }
@@ -72,6 +73,15 @@ mod tests {
         assert_eq!(schedule.next(), 100 * SECOND);
         schedule.advance(100 * SECOND);
         assert_eq!(schedule.next(), 105 * SECOND);
+    }
+
+    #[test]
+    fn a_longer_interval_does_not_put_off_the_first_tick() {
+        let mut schedule = Schedule::new(5 * SECOND, 10 * SECOND);
+        schedule.change(3_600 * SECOND, 9 * SECOND);
+        assert_eq!(schedule.next(), 10 * SECOND);
+        schedule.advance(10 * SECOND);
+        assert_eq!(schedule.next(), 3_610 * SECOND);
     }
 
     proptest! {
