@@ -21,6 +21,7 @@ use ulid::Ulid;
 use crate::client::{ClientStream, seed_command};
 use crate::hello::Introduction;
 use crate::hub::{Control, Hub, Seat};
+use crate::leave;
 use crate::orders::Order;
 use crate::publish::Publisher;
 use crate::roster::{Ending, SessionId};
@@ -53,14 +54,18 @@ async fn serve(
     outbox: &Outbox,
     peer: Option<SocketAddr>,
 ) -> Result<(), Status> {
-    let first = timeout(FIRST_MESSAGE_WITHIN, inbound.message());
-    let first = first.await.map_err(|_| Status::deadline_exceeded("no first message came"))??;
+    let first = tokio::select! {
+        first = timeout(FIRST_MESSAGE_WITHIN, inbound.message()) => first,
+        () = context.draining.cancelled() => return Err(Status::unavailable(leave::draining().message)),
+    };
+    let first = first.map_err(|_| Status::deadline_exceeded("no first message came"))??;
     let Some(first) = first else { return Ok(()) };
     let (stream, introduction, seat) = open(&context.hub, &first, peer)?;
     let agent = introduction.agent_id;
     let id = seat.id;
     let hub = Arc::clone(&context.hub);
-    let mut client = Client { hub: Arc::clone(&hub), agent, id, stream, lane: VecDeque::new() };
+    let (lane, last) = (VecDeque::new(), None);
+    let mut client = Client { hub: Arc::clone(&hub), agent, id, stream, lane, last };
     let outcome = client.serve(first, inbound, outbox, seat, &context.publisher).await;
     let ending = match &outcome {
         // A stream that its client closes is its goodbye; it has no other.
@@ -99,6 +104,8 @@ struct Client {
     stream: ClientStream,
     /// Records that wait for the bus.
     lane: VecDeque<NewRecord>,
+    /// The server is stopping: nothing more is read, and this is said when what was read is durable.
+    last: Option<Status>,
 }
 
 impl Client {
@@ -112,7 +119,7 @@ impl Client {
     ) -> Result<(), Status> {
         self.take(first)?;
         let mut open = true;
-        while open || !self.lane.is_empty() {
+        while (open && self.last.is_none()) || !self.lane.is_empty() {
             // One call at a time keeps the order; what comes meanwhile goes with the next.
             let records: Vec<NewRecord> = self.lane.drain(..).collect();
             let messages = records.len() as u64;
@@ -129,12 +136,15 @@ impl Client {
                 tokio::select! {
                     biased;
                     () = seat.cut.cancelled() => return Err(Status::resource_exhausted("too many commands are unread")),
-                    control = seat.control.recv() => self.obey(control, outbox)?,
+                    control = seat.control.recv() => {
+                        self.obey(control, outbox)?;
+                        if self.last.is_some() && messages == 0 { break }
+                    }
                     published = &mut publish => {
                         published.map_err(|error| Status::unavailable(error.to_string()))?;
                         break;
                     }
-                    message = inbound.message(), if open && room => match message? {
+                    message = inbound.message(), if open && room && self.last.is_none() => match message? {
                         Some(message) => {
                             self.take(message)?;
                             if messages == 0 { break }
@@ -147,7 +157,7 @@ impl Client {
                 }
             }
         }
-        Ok(())
+        self.last.take().map_or(Ok(()), Err)
     }
 
     fn take(&mut self, message: wire::MetricsRequest) -> Result<(), Status> {
@@ -163,15 +173,18 @@ impl Client {
         Ok(())
     }
 
-    fn obey(&self, control: Option<Control>, outbox: &Outbox) -> Result<(), Status> {
+    fn obey(&mut self, control: Option<Control>, outbox: &Outbox) -> Result<(), Status> {
         match control {
             Some(Control::Order(order)) => self.send(&order, outbox),
             // It has no words for config, and nobody waits for its reports.
             Some(Control::Config(_) | Control::Reported { .. }) => Ok(()),
-            Some(Control::Leave(leave)) => Err(match leave.reason() {
-                wire::leave::Reason::Superseded => Status::aborted(leave.message),
-                _ => Status::unavailable(leave.message),
-            }),
+            Some(Control::Leave(leave)) => match leave.reason() {
+                wire::leave::Reason::Superseded => Err(Status::aborted(leave.message)),
+                _ => {
+                    self.last = Some(Status::unavailable(leave.message));
+                    Ok(())
+                }
+            },
             None => Err(Status::unavailable("this session was given up")),
         }
     }

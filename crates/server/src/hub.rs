@@ -15,16 +15,16 @@ use model::presence::{Collection, Timing};
 use model::truth::ConfigTruth;
 use proto::record::ResponseRecord;
 use proto::wire;
-use rand::RngExt;
 use runtime::Clock;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::hello::Introduction;
 use crate::layers::{Desired, Layers};
+use crate::leave;
 use crate::measure::Measure;
-use crate::orders::{Judgement, Order, Orders, Taken};
-use crate::roster::{Displacement, Ending, Now, Refusal, Roster, SessionId, Write, Written};
+use crate::orders::{Judgement, Order, Orders, Seen, Taken};
+use crate::roster::{Displacement, Ending, Now, Roster, SessionId, Write, Written};
 use crate::session::Report;
 
 /// What the rest of the server has for one session.
@@ -131,11 +131,11 @@ impl Hub {
     pub(crate) fn admit(&self, who: &Introduction) -> Result<Seat, wire::Leave> {
         self.with(|state, now| {
             if state.draining {
-                return Err(draining());
+                return Err(leave::draining());
             }
-            let admitted = state.roster.admit(who, now).map_err(refusal)?;
+            let admitted = state.roster.admit(who, now).map_err(leave::refusal)?;
             if let Some((old, displacement)) = admitted.displaced {
-                state.dismiss(old, displaced(displacement));
+                state.dismiss(old, leave::displaced(displacement));
             }
             let (sender, control) = mpsc::channel(limit::SESSION_OUTBOX_MAX);
             let cut = CancellationToken::new();
@@ -178,7 +178,7 @@ impl Hub {
             state.roster.freeze();
             let sessions: Vec<SessionId> = state.links.keys().copied().collect();
             for session in sessions {
-                state.send(session, Control::Leave(draining()));
+                state.send(session, Control::Leave(leave::draining()));
             }
         });
     }
@@ -212,10 +212,14 @@ impl Hub {
 
     /// A response was read from the topic.
     pub(crate) fn observed(&self, response: &ResponseRecord) {
-        self.with(|state, _| {
-            let (agent, command) = (&response.agent_id, &response.command_id);
-            state.orders.published(agent, command, response.state, response.is_final);
-        });
+        let seen = Seen {
+            agent: &response.agent_id,
+            command: &response.command_id,
+            kind: response.kind,
+            state: response.state,
+            is_final: response.is_final,
+        };
+        self.with(|state, now| state.orders.observed(seen, now.monotonic));
     }
 
     /// A report is to be published, in its turn.
@@ -343,7 +347,7 @@ impl Hub {
             if let Some(session) = state.roster.written(write, outcome) {
                 let retry_after = limit::DUPLICATE_RETRY_MIN;
                 tracing::warn!(agent = %write.entry.agent_id, "another server has taken this agent");
-                state.dismiss(session, displaced(Displacement::Superseded { retry_after }));
+                state.dismiss(session, leave::displaced(Displacement::Superseded { retry_after }));
                 state.roster.closed(session, Ending::Lost, now);
             }
         });
@@ -418,47 +422,4 @@ fn response(pending: &Pending, prefix: &str) -> ResponseRecord {
     let (command, kind, state) = (report.command_id.clone(), report.kind, report.state);
     let response = ResponseRecord::new(command, agent.clone(), kind, state, message, report.at);
     ResponseRecord { result: report.result.clone(), ..response }
-}
-
-fn refusal(refusal: Refusal) -> wire::Leave {
-    match refusal {
-        Refusal::Banned { remaining } => leave(
-            wire::leave::Reason::Superseded,
-            "another live agent uses this agent id: give each agent its own --agent-id",
-            remaining,
-        ),
-        Refusal::Full => leave(
-            wire::leave::Reason::Overloaded,
-            "this server holds as many agents as it may",
-            jittered(Duration::from_secs(60)),
-        ),
-    }
-}
-
-fn displaced(displacement: Displacement) -> wire::Leave {
-    let text = "another live agent uses this agent id: give each agent its own --agent-id";
-    match displacement {
-        Displacement::Superseded { retry_after } => leave(wire::leave::Reason::Superseded, text, retry_after),
-        Displacement::Replaced => {
-            leave(wire::leave::Reason::Superseded, "a newer stream of this agent took over", Duration::ZERO)
-        }
-    }
-}
-
-fn draining() -> wire::Leave {
-    leave(wire::leave::Reason::Draining, "this server is stopping", jittered(Duration::from_secs(1)))
-}
-
-pub(crate) fn leave(
-    reason: wire::leave::Reason,
-    message: impl Into<String>,
-    retry_after: Duration,
-) -> wire::Leave {
-    let retry_after_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
-    wire::Leave { reason: reason.into(), message: message.into(), retry_after_ms }
-}
-
-/// Somewhere up to `most`, so that a fleet does not return at one instant.
-fn jittered(most: Duration) -> Duration {
-    most.mul_f64(rand::rng().random_range(0.0..=1.0))
 }

@@ -12,6 +12,7 @@ mod hub;
 mod inventory;
 mod layers;
 mod lease;
+mod leave;
 mod listen;
 mod measure;
 mod orders;
@@ -148,14 +149,18 @@ impl Server {
         let own_lease = Scope::new("server-lease");
         let ready = CancellationToken::new();
         let publisher = self.start(&tasks, &own_lease, ready.clone());
-        let context =
-            Context { hub: Arc::clone(&self.hub), publisher, registry: Arc::clone(&self.backends.registry) };
+        let no_more = CancellationToken::new();
+        let context = Context {
+            hub: Arc::clone(&self.hub),
+            publisher,
+            registry: Arc::clone(&self.backends.registry),
+            draining: no_more.clone(),
+        };
         tokio::select! {
             () = ready.cancelled() => {}
             () = stop.cancelled() => {}
             () = tasks.broken() => {}
         }
-        let no_more = CancellationToken::new();
         let grpc = listen::serve(self.listener, &self.settings, context, streams.clone(), no_more.clone());
         tokio::pin!(grpc);
         self.grpc_health.ok();

@@ -50,6 +50,16 @@ pub(crate) enum Judgement {
     Repeat,
 }
 
+/// A response as read from the topic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen<'a> {
+    pub agent: &'a AgentId,
+    pub command: &'a CommandId,
+    pub kind: CommandType,
+    pub state: CommandState,
+    pub is_final: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stand {
     Waiting,
@@ -155,7 +165,7 @@ impl Orders {
         Judgement::Publish
     }
 
-    /// A response is durable: by our own hand, or read from the topic.
+    /// A response is durable.
     pub(crate) fn published(
         &mut self,
         agent: &AgentId,
@@ -169,6 +179,26 @@ impl Orders {
         } else if matches!(known.stand, Stand::Waiting | Stand::Sent(_)) && state != CommandState::Pending {
             known.stand = Stand::Taken;
         }
+    }
+
+    /// A response was read from the topic. A final one may come before its command: they are different topics, and another
+    /// server may have been faster. It is remembered, so that the command is not begun again.
+    pub(crate) fn observed(&mut self, seen: Seen<'_>, now: Duration) {
+        let Seen { agent, command, kind, state, is_final } = seen;
+        if is_final && self.known(agent, command).is_none() && self.len < limit::COMMANDS_PER_SERVER_MAX {
+            let order = Order {
+                command_id: command.clone(),
+                agent_id: agent.clone(),
+                kind,
+                params_json: String::new(),
+                issued_seconds: 0,
+                deadline: now + limit::COMMAND_TIMEOUT_DEFAULT,
+            };
+            let known = Known { order, number: 0, stand: Stand::Ended(state) };
+            self.agents.entry(agent.clone()).or_default().insert(command.clone(), known);
+            self.len += 1;
+        }
+        self.published(agent, command, state, is_final);
     }
 
     /// A final response could not be published; the agent will tell it again.
@@ -286,6 +316,17 @@ mod tests {
         assert_eq!(judge(&mut orders), Judgement::Publish);
         orders.failed(&agent(), &id(1));
         assert_eq!(judge(&mut orders), Judgement::Publish);
+    }
+
+    #[test]
+    fn a_final_response_that_is_read_before_its_command_ends_it_too() {
+        let mut orders = Orders::default();
+        let (agent, command) = (agent(), id(1));
+        let (kind, state) = (CommandType::Status, CommandState::Succeeded);
+        let seen = Seen { agent: &agent, command: &command, kind, state, is_final: true };
+        orders.observed(seen, SECOND);
+        assert_eq!(orders.take(order(1), SECOND), Taken::Ignored);
+        assert_eq!(delivered(&mut orders, FIRST), []);
     }
 
     #[test]

@@ -20,11 +20,13 @@ use proto::wire::server_message::Body;
 use proto::{convert, wire};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::hello::Introduction;
-use crate::hub::{Control, Hub, Seat, leave};
+use crate::hub::{Control, Hub, Seat};
 use crate::layers::{Desired, Layers};
+use crate::leave;
 use crate::orders::Order;
 use crate::publish::Publisher;
 use crate::records::Encoded;
@@ -42,6 +44,8 @@ pub(crate) struct Context {
     pub hub: Arc<Hub>,
     pub publisher: Publisher,
     pub registry: Arc<dyn Registry>,
+    /// The server is stopping: nobody new is let in.
+    pub draining: CancellationToken,
 }
 
 /// The way down. A peer that does not read is not waited for.
@@ -90,9 +94,13 @@ async fn greet(
 ) -> Result<(Session, Introduction, Seat), End> {
     let refuse = |reason: &str, message: String| {
         context.hub.measure.refuse(reason);
-        End::Leave(leave(Reason::Refused, message, Duration::ZERO))
+        End::Leave(leave::because(Reason::Refused, message, Duration::ZERO))
     };
-    let first = match timeout(limit::HELLO_WITHIN, inbound.message()).await {
+    let first = tokio::select! {
+        first = timeout(limit::HELLO_WITHIN, inbound.message()) => first,
+        () = context.draining.cancelled() => return Err(End::Leave(leave::draining())),
+    };
+    let first = match first {
         Ok(Ok(Some(first))) => first,
         Ok(Ok(None)) => return Err(End::Lost),
         Ok(Err(status)) => return Err(End::Status(Box::new(status))),
@@ -176,7 +184,7 @@ impl Stream {
                 biased;
                 () = seat.cut.cancelled() => {
                     let message = "too many messages to this agent are unread";
-                    return Err(End::Leave(leave(Reason::Overloaded, message, Duration::from_secs(1))));
+                    return Err(End::Leave(leave::because(Reason::Overloaded, message, Duration::from_secs(1))));
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return Err(self.leaving.take().map_or(End::Lost, |(end, _)| end));
@@ -203,7 +211,7 @@ impl Stream {
         let step = self.laws.take(frame, hub.clock.wall()).map_err(|violation| {
             hub.measure.refuse("protocol");
             tracing::warn!(agent = %self.agent, %violation, "an agent broke the protocol");
-            End::Leave(leave(Reason::Refused, violation.to_string(), Duration::ZERO))
+            End::Leave(leave::because(Reason::Refused, violation.to_string(), Duration::ZERO))
         })?;
         match step {
             Step::Nothing => {}
@@ -267,7 +275,7 @@ impl Stream {
                 let ack = self.laws.acknowledge(id);
                 self.send(Body::Ack(ack))
             }
-            Err(error) => Err(End::Leave(leave(
+            Err(error) => Err(End::Leave(leave::because(
                 Reason::Overloaded,
                 format!("this server cannot store data: {error}"),
                 Duration::from_secs(5),

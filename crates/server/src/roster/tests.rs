@@ -1,4 +1,5 @@
 use super::*;
+use model::presence::Reason;
 use proptest::prelude::*;
 
 fn at(ms: u64) -> Now {

@@ -237,8 +237,10 @@ impl World {
 
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let families = self.ops.metrics.gather();
-        let metrics =
-            families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        let metrics = families
+            .iter()
+            .filter(|family| family.name() == name)
+            .flat_map(prometheus::proto::MetricFamily::get_metric);
         metrics.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
     }
 }

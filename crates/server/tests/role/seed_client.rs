@@ -1,16 +1,16 @@
 //! A client generated from the seeds' own definition, which knows nothing of ours.
 
 use model::command::CommandState;
-use model::presence::{Presence, Reason};
+use model::presence::{Presence, Reason, Timing};
 use proto::key::Client;
 use proto::record::{COMMAND_RESPONSES, MONITORING_DATA};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
-use crate::harness::{World, response, soon};
+use crate::harness::{Agent, Gated, Surroundings, World, response, soon};
 
-#[expect(clippy::all, unreachable_pub, missing_debug_implementations, reason = "generated code")]
+#[expect(clippy::all, unreachable_pub, reason = "generated code")]
 mod seed {
     tonic::include_proto!("monitoring");
 }
@@ -133,4 +133,21 @@ async fn an_id_that_could_break_a_key_or_a_line_is_refused_with_the_reason() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(reason), "{}", status.message());
     }
+}
+
+#[tokio::test]
+async fn a_stopping_server_makes_what_it_read_durable_and_keeps_nobody_waiting() {
+    let around = Surroundings::new().await;
+    let world = World::start_in(around.clone(), Timing::default()).await;
+    let _never_greets = Agent::open(world.channel().await).await;
+    around.bus.set(Gated::Waiting);
+    let mut client = connect(&world, "worker1").await;
+    let mut tried = around.bus.tried.subscribe();
+    soon("a publish", tried.wait_for(|tried| *tried > 0)).await.unwrap();
+    world.begin_to_stop();
+    around.bus.set(Gated::Open);
+    let status = soon("the end", client.down.message()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    world.stop().await.unwrap();
+    assert!(around.read(MONITORING_DATA).await.next().await.unwrap().is_ok());
 }
