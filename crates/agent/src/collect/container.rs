@@ -79,12 +79,7 @@ struct Container {
 }
 
 pub(super) fn build(host: &Host) -> Box<dyn Collector> {
-    Box::new(Container {
-        membership: KeptFile::new(host.proc.join("self/cgroup")),
-        cgroup: host.sys.join("fs/cgroup"),
-        place: Vec::new(),
-        files: BTreeMap::new(),
-    })
+    Box::new(Container::new(host))
 }
 
 impl Collector for Container {
@@ -121,6 +116,15 @@ const VERSION_1: [(&str, Read); 3] =
     [("memory", Container::memory_1), ("cpu", Container::cpu_1), ("cpuacct", Container::cpuacct_1)];
 
 impl Container {
+    fn new(host: &Host) -> Self {
+        Self {
+            membership: KeptFile::new(host.proc.join("self/cgroup")),
+            cgroup: host.sys.join("fs/cgroup"),
+            place: Vec::new(),
+            files: BTreeMap::new(),
+        }
+    }
+
     fn version_2(&mut self, path: &Path, group: &mut Group) {
         let levels = levels(&self.cgroup, path);
         let own = &levels[0];
@@ -200,15 +204,22 @@ mod tests {
     /// Collects on a tree of these files; the series by name.
     fn collect(files: &[(&str, &str)]) -> Vec<(String, f64)> {
         let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), files);
+        let mut reading = Reading::default();
+        build(&host(folder.path())).collect(&Moment::default(), &Chosen::new(), &mut reading).unwrap();
+        reading.series.into_iter().map(|sample| (sample.key.name, sample.value)).collect()
+    }
+
+    fn write(folder: &Path, files: &[(&str, &str)]) {
         for (path, text) in files {
-            let path = folder.path().join(path);
+            let path = folder.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let host = Host::at(folder.path().join("proc"), folder.path().join("sys"), "/");
-        let mut reading = Reading::default();
-        build(&host).collect(&Moment::default(), &Chosen::new(), &mut reading).unwrap();
-        reading.series.into_iter().map(|sample| (sample.key.name, sample.value)).collect()
+    }
+
+    fn host(folder: &Path) -> Host {
+        Host::at(folder.join("proc"), folder.join("sys"), "/")
     }
 
     fn named(expected: &[(&str, f64)]) -> Vec<(String, f64)> {
@@ -248,6 +259,20 @@ mod tests {
             ("sys/fs/cgroup/cpuacct/cpuacct.usage", "1500000000\n"),
         ]);
         assert_eq!(series, named(&[("container.memory.usage", 77.0), ("container.cpu.time", 1.5)]));
+    }
+
+    #[test]
+    fn a_process_that_is_moved_lets_go_of_its_former_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut container = Container::new(&host(folder.path()));
+        let mut open = Vec::new();
+        for group in ["a", "b", "c"] {
+            let usage = format!("sys/fs/cgroup/{group}/memory.current");
+            write(folder.path(), &[("proc/self/cgroup", &format!("0::/{group}\n")), (&usage, "7\n")]);
+            container.collect(&Moment::default(), &Chosen::new(), &mut Reading::default()).unwrap();
+            open.push(container.files.len());
+        }
+        assert_eq!(open, [open[0]; 3]);
     }
 
     #[test]

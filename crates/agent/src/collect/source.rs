@@ -10,8 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
-use model::limit::PROC_FILE_BYTES_MAX;
+use model::limit::{MOUNT_PATIENCE, PROC_FILE_BYTES_MAX};
 
 use super::CollectError;
 use super::filesystem::{Space, space_of};
@@ -34,6 +35,8 @@ pub struct Host {
     /// Unit of processor times per process.
     pub(super) ticks_per_second: u64,
     pub(super) space_of: SpaceOf,
+    /// How long one collection waits for mounts.
+    pub(super) mount_patience: Duration,
     /// Threads that ask mounts: counted here because stuck ones outlive the collector that started them.
     pub(super) mount_threads: Arc<AtomicUsize>,
 }
@@ -53,14 +56,17 @@ impl Host {
             page_bytes: u64::try_from(rustix::param::page_size()).unwrap_or(4_096),
             ticks_per_second: rustix::param::clock_ticks_per_second(),
             space_of: Arc::new(space_of),
+            mount_patience: MOUNT_PATIENCE,
             mount_threads: Arc::default(),
         }
     }
 
-    /// A recorded machine: what its files do not say is told, so that they mean the same everywhere.
+    /// A recorded machine: what its files do not say is told, so that they mean the same everywhere. Its mounts have a
+    /// second to answer, because a busy test machine is not a dead file server.
     #[must_use]
     pub fn recorded(self, page_bytes: u64, ticks_per_second: u64, space_of: SpaceOf) -> Self {
-        Self { page_bytes, ticks_per_second, space_of, ..self }
+        let mount_patience = Duration::from_secs(1);
+        Self { page_bytes, ticks_per_second, space_of, mount_patience, ..self }
     }
 
     /// A process that lives in the watched machine's mount and network namespaces: in our own /proc we do, in another

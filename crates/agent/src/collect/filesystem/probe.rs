@@ -1,8 +1,9 @@
 //! Questions that may never be answered: each mount is asked in a thread of its own.
 //!
-//! A collection waits [`MOUNT_PATIENCE`] for all of them together. A mount that is silent for longer is not asked again
-//! and not waited for again until it answers, so a dead NFS server delays one collection, once. A thread that is stuck
-//! in the kernel cannot be ended; their number is bounded, and the last answer of each ends it.
+//! A collection waits [`MOUNT_PATIENCE`](model::limit::MOUNT_PATIENCE) for all of them together. A mount that is silent
+//! for longer is not asked again and not waited for again until it answers, so a dead file server delays one
+//! collection, once. A thread that is stuck in the kernel cannot be ended; their number is bounded, and each ends after
+//! its last answer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use model::limit::{MOUNT_PATIENCE, MOUNT_STUCK_AFTER, MOUNTS_MAX};
+use model::limit::{MOUNT_STUCK_AFTER, MOUNTS_MAX};
 
 use super::{Mount, Space};
 use crate::collect::text::name;
@@ -41,7 +42,6 @@ struct Probe {
 /// The probes of all mounts.
 pub(super) struct Probes {
     host: Host,
-    patience: Duration,
     probes: BTreeMap<Serial, Probe>,
     next: Serial,
     answers: Receiver<(Serial, Answer)>,
@@ -58,14 +58,7 @@ impl Probes {
     pub(super) fn new(host: &Host) -> Self {
         // A thread has at most one answer under way, so none ever waits to send it.
         let (answered, answers) = sync_channel(MOUNTS_MAX);
-        Self {
-            host: host.clone(),
-            patience: MOUNT_PATIENCE,
-            probes: BTreeMap::new(),
-            next: 0,
-            answers,
-            answered,
-        }
+        Self { host: host.clone(), probes: BTreeMap::new(), next: 0, answers, answered }
     }
 
     /// Follows these mounts and forgets others. Says how many are past the limit.
@@ -101,7 +94,7 @@ impl Probes {
                 open += 1;
             }
         }
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.host.mount_patience;
         let mut answers = Vec::new();
         while open > 0 {
             let Ok((serial, answer)) =
@@ -186,8 +179,8 @@ fn below(rootfs: &Path, mountpoint: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
     use std::sync::mpsc::Sender;
+    use std::sync::{Mutex, OnceLock};
 
     use super::super::parse;
     use super::*;
@@ -214,7 +207,7 @@ mod tests {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let (answering, answers) = std::sync::mpsc::channel();
         let released = Mutex::new(released);
-        let mut host = Host::at("/proc", "/sys", "/");
+        let mut host = Host { mount_patience: PATIENCE, ..Host::local() };
         host.space_of = Arc::new(move |path| {
             if path == Path::new("/hung") {
                 let _end = released.lock().unwrap().recv();
@@ -222,7 +215,7 @@ mod tests {
             }
             Ok(Space { total_bytes: 1, ..Space::default() })
         });
-        (Probes { patience: PATIENCE, ..Probes::new(&host) }, release, answers)
+        (Probes::new(&host), release, answers)
     }
 
     #[test]
@@ -242,6 +235,43 @@ mod tests {
         release.send(()).unwrap(); // For the question that follows.
         let back = (6..).find(|second| asked(&mut probes, &at(*second)).len() == 2);
         assert!(back.is_some() && probes.stuck(&at(100)).is_empty());
+    }
+
+    #[test]
+    fn a_hung_mount_that_is_the_only_one_comes_back() {
+        let (mut probes, release, _answers) = probes();
+        probes.watch(mounts(&["/hung"])).unwrap();
+        let patience = std::mem::take(&mut probes.host.mount_patience);
+        assert!(asked(&mut probes, &at(0)).is_empty());
+        probes.host.mount_patience = patience;
+        release.send(()).unwrap(); // For the question above, and for the next.
+        release.send(()).unwrap();
+        let back = (1..10_000_000).find(|second| !asked(&mut probes, &at(*second)).is_empty());
+        assert!(back.is_some());
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_question_is_not_taken_for_this_one() {
+        const HUNG: Serial = 1;
+        let (_release, released) = std::sync::mpsc::channel::<()>();
+        let (released, questions) = (Mutex::new(released), AtomicUsize::new(0));
+        let late: Arc<OnceLock<SyncSender<(Serial, Answer)>>> = Arc::default();
+        let answered = Arc::clone(&late);
+        let mut host = Host { mount_patience: PATIENCE, ..Host::local() };
+        host.space_of = Arc::new(move |path| {
+            if path == Path::new("/hung") {
+                let _never = released.lock().unwrap().recv();
+            } else if questions.fetch_add(1, Ordering::Relaxed) == 1 {
+                // The second question to /good: just now the first one to /hung is answered.
+                answered.get().unwrap().send((HUNG, Ok(Space::default()))).unwrap();
+            }
+            Ok(Space::default())
+        });
+        let mut probes = Probes::new(&host);
+        late.set(probes.answered.clone()).unwrap();
+        probes.watch(mounts(&["/good", "/hung"])).unwrap();
+        assert_eq!(asked(&mut probes, &at(0)), [Path::new("/good")]);
+        assert_eq!(asked(&mut probes, &at(5)), [Path::new("/good")]);
     }
 
     #[test]
@@ -270,7 +300,7 @@ mod tests {
     fn a_stuck_thread_counts_against_the_limit_of_later_collectors() {
         let (mut probes, _release, _) = probes();
         probes.watch(mounts(&["/hung"])).unwrap();
-        probes.patience = Duration::ZERO;
+        probes.host.mount_patience = Duration::ZERO;
         probes.ask(&at(0));
         let later = Probes::new(&probes.host);
         drop(probes);
