@@ -1,0 +1,171 @@
+//! The command line: one file per family of commands, each with its arguments, its examples and its `run`.
+//!
+//! Operators' commands ask the HTTP API and block; roles are handed to [`crate::roles`]. Nothing here decides anything
+//! about agents.
+
+mod agents;
+mod config;
+mod get_metrics;
+mod output;
+pub(crate) mod parse;
+pub(crate) mod render;
+mod send_command;
+mod status;
+
+use std::io::Write;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use url::Url;
+
+use crate::api::Api;
+use crate::environment::Environment;
+use crate::exit::{self, Exit, Outcome};
+use crate::roles::Role;
+
+const EXAMPLES: &str = "\
+Examples:
+  watchfloor up                                            everything on this machine, in one process
+  watchfloor get-metrics --follow                          what agents measure, as it comes
+  watchfloor send-command agent-001 STATUS                 ask one agent
+  watchfloor config set agent-001 '{\"interval\": 0.5}'      applied live
+  watchfloor agent --agent-id web-1 --server host:50051    join from another machine";
+
+/// Watches and commands a fleet of machines.
+#[derive(Debug, Parser)]
+#[command(name = "watchfloor", version, after_help = help_end(), propagate_version = true)]
+pub(crate) struct Cli {
+    /// Where operators' commands find the HTTP API.
+    #[arg(
+        long,
+        global = true,
+        env = "WATCHFLOOR_API",
+        value_name = "URL",
+        default_value = "http://localhost:8090",
+        value_parser = parse::api
+    )]
+    api: Url,
+    /// How log lines look; WATCHFLOOR_LOG filters them (warn, info, server=debug).
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    Role(Box<Role>),
+    GetMetrics(get_metrics::Args),
+    SendCommand(send_command::Args),
+    Agents(agents::Args),
+    Status(status::Args),
+    Config(config::Args),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  watchfloor completions bash > /etc/bash_completion.d/watchfloor")]
+    Completions {
+        shell: Shell,
+    },
+}
+
+fn help_end() -> String {
+    format!("{EXAMPLES}\n\n{}", exit::HELP)
+}
+
+impl Cli {
+    pub(crate) fn run(self, environment: &Environment) -> Outcome {
+        let mut out = anstream::stdout();
+        let api = Api::new(&self.api);
+        match &self.verb {
+            Verb::Role(role) => role.run(self.log_format, environment),
+            Verb::GetMetrics(args) => args.run(&api, &mut out),
+            Verb::SendCommand(args) => args.run(&api, &mut out),
+            Verb::Agents(args) => args.run(&api, &mut out),
+            Verb::Status(args) => args.run(&api, &mut out),
+            Verb::Config(args) => args.run(&api, &mut out),
+            Verb::Completions { shell } => completions(*shell, &mut out),
+        }
+    }
+}
+
+fn completions(shell: Shell, out: &mut dyn Write) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "watchfloor", &mut script);
+    out.write_all(&script)?;
+    Ok(Exit::Ok)
+}
+
+/// Who asks, for the record: `user@host`.
+fn operator() -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| format!("uid-{}", rustix::process::getuid()));
+    format!("{user}@{}", host_name())
+}
+
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Waits a moment before the next try: an operator's command has one thread and nothing else to do.
+fn pause(duration: Duration) {
+    std::thread::park_timeout(duration);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["watchfloor"], words].concat())
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_commands_of_the_seeds_are_understood() {
+        for words in [
+            &["get-metrics"][..],
+            &["get-metrics", "agent-001", "--follow", "-o", "jsonl"],
+            &["get-metrics", "--since", "1h", "--step", "10s", "-o", "csv"],
+            &["send-command", "agent-001", "STATUS"],
+            &["send-command", "-l", "role=db,zone in (a,b)", "update-config", "--timeout", "5s"],
+            &["send-command", "--all", "STOP", "--param", "a=1", "--no-wait", "--command-id", "c-1"],
+            &["agents", "-o", "json"],
+            &["status", "agent-001"],
+            &["config", "set", "agent-001", r#"{"interval": 0.5}"#],
+            &["config", "set", "--group", "db", "{}", "--expect-revision", "7"],
+            &["config", "get", "--group", "db"],
+            &["config", "diff", "agent-001", "--effective"],
+            &["config", "validate", "-"],
+            &["completions", "zsh"],
+        ] {
+            parse(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_a_usage_error() {
+        for words in [
+            &["status", "a\nb"][..],
+            &["status", &"x".repeat(10_000)],
+            &["get-metrics", "-l", "role"],
+            &["get-metrics", "--step", "10s"],
+            &["send-command", "-l", "a=b", "--all", "STOP"],
+            &["config", "get"],
+            &["config", "get", "a", "--group", "b"],
+            &["--api", "ftp://x", "agents"],
+        ] {
+            assert_eq!(parse(words).unwrap_err().exit_code(), Exit::Usage as i32, "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The shapes `-o` can ask for.
+
+use std::io::{self, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// For people or for programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    #[default]
+    Table,
+    Json,
+}
+
+/// For what comes record by record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecordOutput {
+    #[default]
+    Table,
+    /// One array.
+    Json,
+    /// One `monitoring-data` value per line.
+    Jsonl,
+    /// The eight metrics, one record per line.
+    Csv,
+}
+
+/// Indented JSON and a line feed.
+pub(crate) fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
