@@ -3,8 +3,8 @@
 //! Linux only, read from /proc and /sys by hand: no commands are run and no privilege is needed. What was not read is
 //! absent, never 0; one collector that fails is reported by name and takes no other with it. Everything blocks for
 //! microseconds (mounts at most [`MOUNT_PATIENCE`](model::limit::MOUNT_PATIENCE)), so run it off the async threads.
-//! Costs in the collectors' headers are medians of an optimised build on two cores; the seed set takes 70 µs, the default
-//! set 0.4 ms.
+//! Costs in the collectors' headers are medians of an optimised build on two cores; the seed set takes 70 µs and the
+//! default set 0.4 ms.
 //!
 //! Series are named as OpenTelemetry's host metrics receiver names them, with its attributes (`device`, `direction`,
 //! `mountpoint`, `cpu`, `state`, ...); what it lacks is below `system.linux.`. Counters are sent as counters

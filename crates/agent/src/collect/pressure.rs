@@ -1,5 +1,6 @@
 //! Time lost to waiting, from `/proc/pressure/{cpu,memory,io}` (the kernel's accounting/psi). Three `pread`s,
-//! together 12 µs, no state. Kernels before 4.20, or started without PSI, have none; then nothing is sent and nothing is wrong.
+//! together 12 µs, no state. Kernels before 4.20, or started without PSI, have none; then nothing is sent and nothing
+//! is wrong.
 
 use super::source::{Host, KeptFile};
 use super::text::{decimal, integer, lines, words};
