@@ -7,7 +7,7 @@ use backends::Backends;
 use backends::bus::{Record, StartAt};
 use backends::follow::{self, Followed};
 use backends::registry::Event;
-use model::id::CommandId;
+use model::id::{CommandId, IdError};
 use model::limit;
 use model::sample::Timestamp;
 use proto::key::{CONFIG, GROUPS};
@@ -138,11 +138,9 @@ impl Feed {
     }
 
     fn command(&mut self, record: &Record) {
-        let parsed = serde_json::from_slice::<CommandRecord>(&record.value);
-        match parsed.map_err(|error| error.to_string()).and_then(|command| order(&self.hub, record, command))
-        {
+        match order(&self.hub, record) {
             Ok(order) => self.hub.order(order),
-            Err(problem) => self.complain(COMMANDS, record, &problem),
+            Err(problem) => self.complain(COMMANDS, record, &problem.to_string()),
         }
     }
 
@@ -173,24 +171,31 @@ impl Feed {
     }
 }
 
+/// Why a record is no command.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Id(#[from] IdError),
+    #[error("params have {bytes} bytes, at most {} are allowed", limit::COMMAND_JSON_BYTES_MAX)]
+    Params { bytes: usize },
+}
+
 /// The order a record gives, with what a person leaves out filled in.
-fn order(hub: &Hub, record: &Record, command: CommandRecord) -> Result<Order, String> {
+fn order(hub: &Hub, record: &Record) -> Result<Order, Unreadable> {
+    let command: CommandRecord = serde_json::from_slice(&record.value)?;
     let position = record.position;
     let command_id = match command.command_id {
         Some(id) => id,
-        None => CommandId::new(format!("c-{}-{}", position.partition, position.offset))
-            .map_err(|error| error.to_string())?,
+        None => CommandId::new(format!("c-{}-{}", position.partition, position.offset))?,
     };
     let params_json = match command.params.is_empty() {
         true => String::new(),
         false => serde_json::Value::Object(command.params).to_string(),
     };
     if params_json.len() > limit::COMMAND_JSON_BYTES_MAX {
-        return Err(format!(
-            "params have {} bytes, at most {} are allowed",
-            params_json.len(),
-            limit::COMMAND_JSON_BYTES_MAX
-        ));
+        return Err(Unreadable::Params { bytes: params_json.len() });
     }
     let now = hub.now();
     let expires_at = command.expires_at.unwrap_or_else(|| record.at.plus(limit::COMMAND_TIMEOUT_DEFAULT));

@@ -7,6 +7,7 @@
 mod client;
 mod client_stream;
 mod feed;
+mod fresh_config;
 mod hello;
 mod hub;
 mod inventory;

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backends::bus::{BusError, NewRecord};
-use backends::registry::{Event, Registry, RegistryError};
+use backends::registry::Registry;
 use model::command::{CommandState, CommandType};
 use model::id::{AgentId, Revision};
 use model::limit;
-use proto::key::{self, CONFIG, GROUPS};
 use proto::wire::leave::Reason;
 use proto::wire::server_message::Body;
 use proto::{convert, wire};
@@ -23,9 +22,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use crate::fresh_config::{self, NoConfig};
 use crate::hello::Introduction;
 use crate::hub::{Control, Hub, Seat};
-use crate::layers::{Desired, Layers};
+use crate::layers::Desired;
 use crate::leave;
 use crate::orders::Order;
 use crate::publish::Publisher;
@@ -35,9 +35,6 @@ use crate::session::{Session, Step};
 
 /// One publish call of a session takes batches up to this many bytes: more would only delay their acknowledgement.
 const PUBLISH_BYTES: usize = 2 * 1024 * 1024;
-/// Time for the registry to answer what UPDATE_CONFIG asks.
-const FRESH_CONFIG_WITHIN: Duration = Duration::from_secs(2);
-
 /// What a stream needs of the server.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
@@ -134,7 +131,7 @@ struct Stream {
     publishing: Later<(u64, Result<(), BusError>)>,
     /// Commands that wait for one that has to ask the registry first: their order is kept.
     orders: VecDeque<Order>,
-    asking: Later<(Order, Result<Desired, String>)>,
+    asking: Later<(Order, Result<Desired, NoConfig>)>,
     /// The newest revision sent; older ones are not news.
     sent: Revision,
     /// Nothing more is read: what is under way ends, then the stream does.
@@ -304,17 +301,14 @@ impl Stream {
             }
             let (context, agent) = (self.context.clone(), self.agent.clone());
             self.asking = Some(Box::pin(async move {
-                let desired = match timeout(FRESH_CONFIG_WITHIN, fresh_config(&context, &agent)).await {
-                    Ok(answer) => answer.map_err(|error| error.to_string()),
-                    Err(_) => Err(format!("the registry did not answer within {FRESH_CONFIG_WITHIN:?}")),
-                };
+                let desired = fresh_config::read(&context, &agent).await;
                 (order, desired)
             }));
         }
         Ok(())
     }
 
-    fn asked(&mut self, order: &Order, desired: Result<Desired, String>) -> Result<(), End> {
+    fn asked(&mut self, order: &Order, desired: Result<Desired, NoConfig>) -> Result<(), End> {
         match desired {
             Ok(desired) => self.send_order(order, Some(&desired)),
             Err(reason) => {
@@ -370,23 +364,6 @@ pub(crate) fn note_refused(hub: &Hub, agent: &AgentId, encoded: &Encoded) {
             tracing::debug!(%agent, what, count, "a record was too large; its rest was left out");
         }
     }
-}
-
-/// The config of one agent as the registry has it now.
-async fn fresh_config(context: &Context, agent: &AgentId) -> Result<Desired, RegistryError> {
-    let own_key = key::config(agent);
-    let mut own = context.registry.list(&own_key).await?;
-    own.entries.retain(|entry| entry.key == own_key);
-    let groups = context.registry.list(GROUPS).await?;
-    let revision = own.revision;
-    let mut layers = Layers::default();
-    layers.take(CONFIG, Event::Resync(own));
-    layers.take(GROUPS, Event::Resync(groups));
-    let labels = context.hub.labels(agent).unwrap_or_default();
-    let mut desired = layers.desired(agent, &labels);
-    // Of two looks the first: a change between them is still to come as one of its own.
-    desired.mark.revision = revision;
-    Ok(desired)
 }
 
 /// Completes when the future in `slot` does, and empties it; never while there is none. Cancel safe.

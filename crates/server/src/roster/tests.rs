@@ -1,4 +1,8 @@
+//! One agent id, several claimants, and the time: what the roster says of it.
+
 use super::*;
+use backends::registry::LeaseId;
+use bytes::Bytes;
 use model::presence::Reason;
 use proptest::prelude::*;
 

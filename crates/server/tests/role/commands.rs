@@ -1,3 +1,5 @@
+//! Commands down, outcomes up, one final response.
+
 use model::command::CommandState;
 use model::presence::Timing;
 use proto::record::{COMMAND_RESPONSES, COMMANDS};

@@ -1,3 +1,5 @@
+//! Config from the registry to the agent, and its truth back.
+
 use model::truth::{Stage, Standing};
 use proto::wire;
 use proto::wire::agent_message::Body as Up;

@@ -1,3 +1,5 @@
+//! Batches, acknowledgement, and what happens when the bus is slow or the server stops.
+
 use model::presence::{Presence, Reason, Timing};
 use proto::record::{DataRecord, MONITORING_DATA};
 use proto::wire;

@@ -1,3 +1,5 @@
+//! Peers that are broken or mean no good.
+
 use proto::wire;
 use proto::wire::agent_message::Body as Up;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

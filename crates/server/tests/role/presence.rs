@@ -1,3 +1,5 @@
+//! What the registry says of agents, and who may say it.
+
 use std::time::Duration;
 
 use model::presence::{Collection, Presence, Reason, Timing};

@@ -1,3 +1,5 @@
+//! What keeps a server from starting.
+
 use backends::Backends;
 use model::presence::Timing;
 use runtime::ops::Ops;
