@@ -212,7 +212,7 @@ impl Control {
         let Some(mark) = config::mark_of(revision) else { return };
         let newest = self.truth.borrow().received.as_ref().map(|received| received.revision);
         if newest.is_some_and(|newest| mark.revision < newest) {
-            tracing::warn!(revision = %mark.revision, newest = ?newest, "an older config was not applied");
+            tracing::warn!(revision = %mark.revision, newest = ?newest, "an older config was not applied: UPDATE_CONFIG does it all the same");
             return;
         }
         if let Ok(changes) = self.apply(revision, &mark).await

@@ -37,7 +37,7 @@ impl Uplink {
                 () = stopping_without_session(&mut farewell, &connected) => return,
             };
             let Err((server, error)) = ended else { return };
-            let delay = self.delay(&error, &mut backoff);
+            let delay = delay(&error, self.servers.len(), backoff.next_delay());
             tracing::warn!(server, error = %error, retry_in = ?delay, "no session with a server");
             self.health.degraded(format!("{server}: {error}"));
             tokio::select! {
@@ -86,19 +86,16 @@ impl Uplink {
         }
         ended
     }
+}
 
-    /// How long to wait. A server that asks for patience gets it; one that is merely stopping is not waited for while
-    /// there are others.
-    fn delay(&self, error: &SessionError, backoff: &mut Backoff) -> Duration {
-        let jitter = backoff.next_delay();
-        match error {
-            SessionError::Left { draining, retry_after: Some(after), .. }
-                if !draining || self.servers.len() == 1 =>
-            {
-                (*after).min(limit::DUPLICATE_RETRY_MAX) + jitter
-            }
-            _ => jitter,
+/// How long to wait. A server that asks for patience gets it; one that is merely stopping is not waited for while there
+/// are others.
+fn delay(error: &SessionError, servers: usize, jitter: Duration) -> Duration {
+    match error {
+        SessionError::Left { draining, retry_after: Some(after), .. } if !draining || servers == 1 => {
+            (*after).min(limit::DUPLICATE_RETRY_MAX) + jitter
         }
+        _ => jitter,
     }
 }
 
@@ -112,5 +109,29 @@ async fn stopping_without_session(
     let has_session = connected.borrow().is_some();
     if has_session {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_given_the_time_it_asks_for() {
+        let minute = Duration::from_secs(60);
+        let left = |draining, retry_after| SessionError::Left {
+            reason: "",
+            message: String::new(),
+            draining,
+            retry_after,
+        };
+        let jitter = Duration::from_millis(300);
+        assert_eq!(delay(&left(false, Some(minute)), 3, jitter), minute + jitter);
+        assert_eq!(delay(&left(true, Some(minute)), 1, jitter), minute + jitter);
+        assert_eq!(delay(&left(true, Some(minute)), 2, jitter), jitter);
+        assert_eq!(delay(&left(false, None), 1, jitter), jitter);
+        assert_eq!(delay(&SessionError::Ended, 1, jitter), jitter);
+        let eternity = Some(Duration::from_secs(u64::MAX));
+        assert_eq!(delay(&left(false, eternity), 1, jitter), limit::DUPLICATE_RETRY_MAX + jitter);
     }
 }
