@@ -87,6 +87,11 @@ impl CommandBook {
         Some(Responses { book: self.clone(), command_id: Some(id.clone()), changes, seen: 0, waiting })
     }
 
+    /// Tells of every change of the book.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
     /// A command is durable on the bus. Reading it from there later changes nothing.
     pub fn issued(&self, command_id: &CommandId, record: &CommandRecord, at: Timestamp) {
         let issued = Issued {

@@ -12,7 +12,7 @@ use model::sample::Timestamp;
 use model::selector::Selector;
 use model::truth::ConfigTruth;
 use proto::key::{self, AgentEntry, Client, ServerEntry, Target};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// What the view is made of.
 pub(crate) const PREFIXES: [&str; 4] = [key::AGENTS, key::SERVERS, key::CONFIG, key::GROUPS];
@@ -24,6 +24,7 @@ const NOBODY: &str = "none";
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
     view: Arc<RwLock<View>>,
+    changes: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -76,19 +77,16 @@ impl Fleet {
         self.view().configs.iter().map(|(target, revision)| (target.clone(), *revision)).collect()
     }
 
+    /// Tells of every change of the view.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
     /// Keeps the view of `prefix` until its follower ends.
     pub(crate) async fn read(self, prefix: &'static str, mut changes: mpsc::Receiver<Event>) {
         while let Some(event) = changes.recv().await {
-            let mut view = self.view_mut();
-            match event {
-                Event::Put(entry) => view.put(&entry),
-                Event::Delete { key, .. } => view.delete(&key),
-                Event::Resync(snapshot) => {
-                    view.clear(prefix);
-                    snapshot.entries.iter().for_each(|entry| view.put(entry));
-                    view.read.insert(prefix);
-                }
-            }
+            self.view_mut().take(prefix, event);
+            self.changes.send_modify(|changes| *changes += 1);
         }
     }
 
@@ -102,6 +100,18 @@ impl Fleet {
 }
 
 impl View {
+    fn take(&mut self, prefix: &'static str, event: Event) {
+        match event {
+            Event::Put(entry) => self.put(&entry),
+            Event::Delete { key, .. } => self.delete(&key),
+            Event::Resync(snapshot) => {
+                self.clear(prefix);
+                snapshot.entries.iter().for_each(|entry| self.put(entry));
+                self.read.insert(prefix);
+            }
+        }
+    }
+
     fn put(&mut self, entry: &Entry) {
         let put = if entry.key.starts_with(key::AGENTS) {
             serde_json::from_slice::<AgentEntry>(&entry.value).map(|agent| {

@@ -8,7 +8,6 @@ mod point;
 mod store;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +15,8 @@ use model::id::AgentId;
 use model::limit::LIVE_TAIL_RECORDS_MAX;
 use model::sample::Timestamp;
 use proto::record::DataRecord;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::Settings;
@@ -35,8 +34,8 @@ pub struct History {
 struct Shared {
     store: Mutex<Store>,
     tail: broadcast::Sender<Stored>,
-    /// Set once the past is read: it is not news to readers of the tail.
-    live: AtomicBool,
+    /// True once the past is read: it is not news to readers of the tail.
+    live: watch::Sender<bool>,
     closed: CancellationToken,
     counters: Counters,
 }
@@ -94,7 +93,7 @@ impl History {
         let shared = Shared {
             store: Mutex::new(Store::new(settings.window, settings.history_bytes_max)),
             tail: broadcast::Sender::new(LIVE_TAIL_RECORDS_MAX),
-            live: AtomicBool::new(false),
+            live: watch::Sender::new(false),
             closed: CancellationToken::new(),
             counters,
         };
@@ -119,6 +118,14 @@ impl History {
         wanted(&store, agents).iter().filter_map(|agent| store.latest(agent)).collect()
     }
 
+    /// Completes when all that was on the bus at the start has been read.
+    ///
+    /// Cancel safe: yes.
+    pub async fn caught_up(&self) {
+        // The sender lives as long as this history.
+        drop(self.shared.live.subscribe().wait_for(|live| *live).await);
+    }
+
     /// What is measured from now on.
     pub fn live(&self) -> Live {
         Live {
@@ -138,7 +145,7 @@ impl History {
         match taken {
             Taken::New(stored) => {
                 counters.stored.inc();
-                if self.shared.live.load(Ordering::Relaxed) {
+                if *self.shared.live.borrow() {
                     // Without a reader there is nobody to tell.
                     drop(self.shared.tail.send(stored));
                 }
@@ -156,7 +163,7 @@ impl History {
 
     /// From here on, what comes is news.
     pub(crate) fn go_live(&self) {
-        self.shared.live.store(true, Ordering::Relaxed);
+        self.shared.live.send_replace(true);
     }
 
     /// Ends the live tails.

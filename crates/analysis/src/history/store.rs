@@ -195,6 +195,7 @@ impl Kept {
         let Some(freed) = self.runs.get_mut(&oldest).and_then(Run::pop) else { return 0 };
         self.bytes -= freed;
         self.forget_empty_runs();
+        self.forget_unused_layout();
         1
     }
 
@@ -208,10 +209,15 @@ impl Kept {
             }
         }
         self.runs.retain(|_, run| !run.points.is_empty() || run.heard >= begin);
+        self.forget_unused_layout();
+        gone
+    }
+
+    /// The last layout would keep its names in use.
+    fn forget_unused_layout(&mut self) {
         if self.bytes == 0 {
             self.layout = None;
         }
-        gone
     }
 
     fn forget_empty_runs(&mut self) {
