@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use model::command::{CommandState, CommandType};
-use model::id::{AgentId, CommandId};
+use model::id::{AgentId, CommandId, IdError};
 use model::limit;
 use model::presence::Collection;
 use model::truth::{ConfigTruth, Failure, Mark};
@@ -110,7 +110,7 @@ impl Control {
         let (id, kind) = match acceptable(&delivery.command, &self.identity.agent_id) {
             Ok(accepted) => accepted,
             Err(why) => {
-                self.lanes.report(rejected(&delivery.command, &why));
+                self.lanes.report(rejected(&delivery.command, &why.to_string()));
                 return None;
             }
         };
@@ -350,18 +350,30 @@ pub(crate) fn damage_notice(moved_aside: &Path) -> String {
     )
 }
 
-/// Reads a command as far as the journal needs. The error says why it is refused.
-fn acceptable(command: &wire::Command, us: &AgentId) -> Result<(CommandId, CommandType), String> {
-    let id = CommandId::new(command.command_id.as_str()).map_err(|error| error.to_string())?;
+/// Why a command is not even looked at.
+#[derive(Debug, thiserror::Error)]
+enum Unacceptable {
+    #[error(transparent)]
+    Id(#[from] IdError),
+    #[error("it is for {target}, and this is {us}")]
+    NotOurs { target: String, us: AgentId },
+    #[error("its parameters have more than {} bytes", limit::COMMAND_JSON_BYTES_MAX)]
+    TooLong,
+    #[error("this agent knows no command type {number}: update it")]
+    Unknown { number: i32 },
+}
+
+/// Reads a command as far as the journal needs.
+fn acceptable(command: &wire::Command, us: &AgentId) -> Result<(CommandId, CommandType), Unacceptable> {
+    let id = CommandId::new(command.command_id.as_str())?;
     if !command.agent_id.is_empty() && command.agent_id != us.as_str() {
-        return Err(format!("it is for {}, and this is {us}", command.agent_id));
+        return Err(Unacceptable::NotOurs { target: command.agent_id.clone(), us: us.clone() });
     }
     if command.params_json.len() > limit::COMMAND_JSON_BYTES_MAX {
-        return Err(format!("its parameters have more than {} bytes", limit::COMMAND_JSON_BYTES_MAX));
+        return Err(Unacceptable::TooLong);
     }
-    let kind = command_type_from_wire(command.r#type);
-    let kind =
-        kind.ok_or_else(|| format!("this agent knows no command type {}: update it", command.r#type))?;
+    let number = command.r#type;
+    let kind = command_type_from_wire(number).ok_or(Unacceptable::Unknown { number })?;
     Ok((id, kind))
 }
 

@@ -17,6 +17,7 @@ mod lanes;
 mod machine;
 mod metrics;
 mod outbox;
+mod outgoing;
 mod parcel;
 mod schedule;
 mod session;

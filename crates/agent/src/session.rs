@@ -5,9 +5,7 @@
 //! nothing urgent stands behind more than one batch.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::command::CommandState;
@@ -21,7 +19,6 @@ use proto::wire::{self, AgentMessage, ServerMessage, Welcome, server_message};
 use runtime::clock::wall;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
-use tokio_stream::Stream;
 use tonic::Streaming;
 
 use crate::collection::View;
@@ -29,6 +26,7 @@ use crate::flow::Flow;
 use crate::lanes::Lanes;
 use crate::machine::Machine;
 use crate::metrics::Metrics;
+use crate::outgoing::Outgoing;
 use crate::settings::{CONNECT_WITHIN, Server};
 
 /// Control messages in the stream's channel. When they are not taken, heartbeats are left out and reports wait.
@@ -378,25 +376,4 @@ fn message(body: Body) -> AgentMessage {
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The stream as tonic reads it: control first. Ends when control does, so a goodbye is the last message.
-#[derive(Debug)]
-struct Outgoing {
-    control: mpsc::Receiver<AgentMessage>,
-    data: mpsc::Receiver<AgentMessage>,
-}
-
-impl Stream for Outgoing {
-    type Item = AgentMessage;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<AgentMessage>> {
-        match self.control.poll_recv(context) {
-            Poll::Ready(message) => Poll::Ready(message),
-            Poll::Pending => match self.data.poll_recv(context) {
-                Poll::Ready(Some(message)) => Poll::Ready(Some(message)),
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
-            },
-        }
-    }
 }

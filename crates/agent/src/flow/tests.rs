@@ -1,3 +1,5 @@
+//! The data side of a stream against a server that decodes every row and refuses what breaks the protocol.
+
 use model::sample::{Sample, SeriesKey, Tick};
 use proptest::prelude::*;
 use proto::columns::Decoder;
