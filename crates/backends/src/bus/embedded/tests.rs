@@ -3,6 +3,7 @@
 mod power_loss;
 mod random;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{EmbeddedBus, Options};
 use crate::bus::contract::{Ageing, Fixture};
-use crate::bus::{Bus, BusError, NewRecord, Retention, StartAt, TopicSpec};
+use crate::bus::{Bus, BusError, NewRecord, Position, Retention, StartAt, TopicSpec};
 use crate::power_loss::{Disk, Space};
 use crate::store::Source;
 
@@ -105,6 +106,7 @@ async fn a_full_disk_refuses_publishing_until_there_is_space_again() {
             with_topic(EmbeddedBus::start(Source::Disk(disk.clone()), Options::default()).unwrap()).await;
         let mut reader = bus.subscribe("t", StartAt::Earliest).await.unwrap();
         bus.publish("t", vec![record("before")]).await.unwrap();
+        assert_eq!(reader.next().await.unwrap().unwrap().value, "before");
         disk.set_space(space);
         for _ in 0..3 {
             let error = bus.publish("t", vec![large.clone(); 10]).await.unwrap_err();
@@ -116,7 +118,6 @@ async fn a_full_disk_refuses_publishing_until_there_is_space_again() {
         disk.set_space(Space::Plenty);
         bus.publish("t", vec![record("after")]).await.unwrap();
         assert_eq!(texts(&bus, 2).await, ["before", "after"]);
-        assert_eq!(reader.next().await.unwrap().unwrap().value, "before");
         assert_eq!(reader.next().await.unwrap().unwrap().value, "after");
     }
 }
@@ -154,6 +155,52 @@ async fn a_second_bus_on_one_file_is_refused() {
     let _first = EmbeddedBus::open(directory.path(), Options::default()).unwrap();
     let error = EmbeddedBus::open(directory.path(), Options::default()).unwrap_err();
     assert!(error.to_string().contains("is open in another process"), "{error}");
+}
+
+#[tokio::test]
+async fn a_member_stops_reading_what_went_to_another() {
+    let bus = EmbeddedBus::in_memory(Options::default()).unwrap();
+    let topic = TopicSpec { name: "t".to_owned(), partitions: 4, retention: KEEP };
+    bus.ensure_topics(&[topic]).await.unwrap();
+    let all_partitions = || {
+        let key = |n| NewRecord { key: format!("k{n}"), ..NewRecord::default() };
+        bus.publish("t", (0..40).map(key).collect())
+    };
+    let mut first = bus.join("t", "g").await.unwrap();
+    for _ in all_partitions().await.unwrap() {
+        let record = first.next().await.unwrap().unwrap();
+        first.commit(record.position).await.unwrap();
+    }
+    let mut second = bus.join("t", "g").await.unwrap();
+    let mut seen = BTreeSet::new();
+    for _ in 0..2 {
+        let published = all_partitions().await.unwrap();
+        while !published.iter().all(|position| seen.contains(position)) {
+            let record = tokio::select! { record = first.next() => record, record = second.next() => record };
+            let position = record.unwrap().unwrap().position;
+            assert!(seen.insert(position), "{position:?} went to both");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_busy_member_lets_go_before_it_has_caught_up() {
+    let bus = EmbeddedBus::in_memory(Options::default()).unwrap();
+    let topic = TopicSpec { name: "t".to_owned(), partitions: 2, retention: KEEP };
+    bus.ensure_topics(&[topic]).await.unwrap();
+    let record = |n: usize| NewRecord { key: format!("k{n}"), ..NewRecord::default() };
+    let positions = bus.publish("t", (0..800).map(record).collect()).await.unwrap();
+    let mut busy = bus.join("t", "g").await.unwrap();
+    let read = busy.next().await.unwrap().unwrap();
+    assert_eq!(read.position, Position { partition: 0, offset: 0 });
+    let _other = bus.join("t", "g").await.unwrap();
+    let of_first = positions.iter().filter(|position| position.partition == 0).count();
+    let key_of_first = positions.iter().position(|position| position.partition == 0).unwrap();
+    bus.publish("t", vec![record(key_of_first)]).await.unwrap();
+    for offset in 1..=of_first as u64 {
+        let read = busy.next().await.unwrap().unwrap();
+        assert_eq!(read.position, Position { partition: 0, offset });
+    }
 }
 
 #[tokio::test]

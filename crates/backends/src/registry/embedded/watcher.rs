@@ -41,7 +41,6 @@ impl Watcher {
     async fn follow(&mut self) -> Result<(), mpsc::error::SendError<Result<Event, RegistryError>>> {
         let mut head = self.shared.head.subscribe();
         loop {
-            head.mark_unchanged();
             let kept = self.seen.and_then(|seen| self.shared.history().after(seen, &self.prefix));
             match kept {
                 Some((events, seen)) => {
