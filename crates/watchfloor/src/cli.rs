@@ -4,13 +4,16 @@
 //! about agents.
 
 mod agents;
+mod bench;
 mod config;
 mod get_metrics;
 mod output;
 pub(crate) mod parse;
 pub(crate) mod render;
+mod selftest;
 mod send_command;
 mod status;
+mod trace;
 
 use std::io::Write;
 use std::time::Duration;
@@ -69,6 +72,8 @@ enum Verb {
     Agents(agents::Args),
     Status(status::Args),
     Config(config::Args),
+    Selftest(selftest::Args),
+    Bench(bench::Args),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  watchfloor completions bash > /etc/bash_completion.d/watchfloor")]
     Completions {
@@ -91,6 +96,8 @@ impl Cli {
             Verb::Agents(args) => args.run(&api, &mut out),
             Verb::Status(args) => args.run(&api, &mut out),
             Verb::Config(args) => args.run(&api, &mut out),
+            Verb::Selftest(args) => args.run(&mut out),
+            Verb::Bench(args) => args.run(&mut out),
             Verb::Completions { shell } => completions(*shell, &mut out),
         }
     }
@@ -148,6 +155,9 @@ mod tests {
             &["config", "diff", "agent-001", "--effective"],
             &["config", "validate", "-"],
             &["completions", "zsh"],
+            &["selftest", "plugins", "-v"],
+            &["selftest", "realtime", "--ticks", "50", "--interval", "0.2"],
+            &["bench", "reduction", "--trace", "a.jsonl"],
         ] {
             parse(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
         }

@@ -58,6 +58,15 @@ pub(crate) fn timeout(text: &str) -> Result<Duration, ArgumentError> {
     Ok(timeout)
 }
 
+/// Time between two ticks, within what config allows too.
+pub(crate) fn interval(text: &str) -> Result<Duration, ArgumentError> {
+    let interval = duration(text)?;
+    if !(limit::INTERVAL_MIN..=limit::INTERVAL_MAX).contains(&interval) {
+        return Err(ArgumentError::Range { given: text.to_owned(), range: "0.1s to 1h" });
+    }
+    Ok(interval)
+}
+
 pub(crate) fn presence_timeout(text: &str) -> Result<Timing, ArgumentError> {
     Timing::new(duration(text)?)
         .ok_or_else(|| ArgumentError::Range { given: text.to_owned(), range: "1s to 1h" })
