@@ -93,6 +93,7 @@ impl Agent {
             state: Arc::new(state),
             state_notice: stored.moved_aside.as_deref().map(control::damage_notice),
             journal,
+            registry: stored.last_good.as_ref().map(|good| good.registry.clone()).unwrap_or_default(),
             last_good: stored.last_good,
             truth,
             lanes: Arc::clone(&lanes),

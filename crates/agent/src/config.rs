@@ -25,7 +25,7 @@ pub(crate) fn beginning(
     now: Timestamp,
 ) -> Beginning {
     let mut truth = ConfigTruth::default();
-    let Some(LastGood { mark, json }) = last_good else {
+    let Some(LastGood { mark, json, .. }) = last_good else {
         return Beginning { config: AgentConfig::default(), truth };
     };
     truth.received(mark.clone());
@@ -79,7 +79,8 @@ mod tests {
     use super::*;
 
     fn good(json: &str) -> LastGood {
-        LastGood { mark: Mark { revision: Revision(7), digest: "d".to_owned() }, json: json.to_owned() }
+        let mark = Mark { revision: Revision(7), digest: "d".to_owned() };
+        LastGood { mark, json: json.to_owned(), registry: "r".to_owned() }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(crate) struct Control {
     pub(crate) state_notice: Option<String>,
     pub(crate) journal: Journal,
     pub(crate) last_good: Option<LastGood>,
+    /// Which registry numbered the newest revision received.
+    pub(crate) registry: String,
     pub(crate) truth: watch::Sender<ConfigTruth>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) orders: mpsc::Sender<Order>,
@@ -207,12 +209,16 @@ impl Control {
         }
     }
 
-    /// A revision the server pushed. An older one than the newest received comes from a server that lags behind.
+    /// A revision the server pushed. An older one than the newest received comes from a server that lags behind, unless
+    /// another registry counts now.
     async fn take_config(&mut self, revision: &wire::ConfigRevision) {
         let Some(mark) = config::mark_of(revision) else { return };
-        let newest = self.truth.borrow().received.as_ref().map(|received| received.revision);
-        if newest.is_some_and(|newest| mark.revision < newest) {
-            tracing::warn!(revision = %mark.revision, newest = ?newest, "an older config was not applied: UPDATE_CONFIG does it all the same");
+        let newest = self.truth.borrow().received.clone();
+        let newest = newest.filter(|_| revision.registry == self.registry);
+        if let Some(newest) = newest.filter(|newest| mark.revision < newest.revision) {
+            if mark.digest != newest.digest {
+                tracing::warn!(revision = %mark.revision, newest = %newest.revision, "an older config was not applied: UPDATE_CONFIG does it all the same");
+            }
             return;
         }
         if let Ok(changes) = self.apply(revision, &mark).await
@@ -226,6 +232,7 @@ impl Control {
 
     /// Makes a revision run and keeps the truth. Answers with what to write so that it outlives the agent.
     async fn apply(&mut self, revision: &wire::ConfigRevision, mark: &Mark) -> Result<Vec<Change>, Failure> {
+        self.registry.clone_from(&revision.registry);
         let applied = config::apply(revision, mark, &self.orders, wall()).await;
         self.truth.send_modify(|truth| {
             truth.received(mark.clone());
@@ -241,7 +248,11 @@ impl Control {
             }
             Ok(()) => {
                 tracing::info!(revision = %mark.revision, "config applied");
-                let good = LastGood { mark: mark.clone(), json: revision.effective_json.clone() };
+                let good = LastGood {
+                    mark: mark.clone(),
+                    json: revision.effective_json.clone(),
+                    registry: revision.registry.clone(),
+                };
                 if self.last_good.as_ref() == Some(&good) {
                     return Ok(Vec::new());
                 }

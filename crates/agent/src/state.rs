@@ -54,6 +54,9 @@ pub enum StateError {
 pub(crate) struct LastGood {
     pub(crate) mark: Mark,
     pub(crate) json: String,
+    /// Which registry numbered it.
+    #[serde(default)]
+    pub(crate) registry: String,
 }
 
 /// What the last run left behind.
@@ -243,7 +246,7 @@ mod tests {
     fn what_was_written_is_there_after_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let mark = Mark { revision: Revision(7), digest: "d".to_owned() };
-        let config = LastGood { mark, json: r#"{"interval":1}"#.to_owned() };
+        let config = LastGood { mark, json: r#"{"interval":1}"#.to_owned(), registry: "r".to_owned() };
         let (state, stored) = State::open(folder.path()).unwrap();
         assert!(!stored.paused && stored.last_good.is_none() && stored.commands.is_empty());
         let gone = Change::Command(1, Box::new(entry()));

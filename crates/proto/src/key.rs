@@ -24,6 +24,8 @@ pub const ANALYSES: &str = "/monitor/analysis/";
 pub const LEADERS: &str = "/monitor/leader/";
 pub const HISTORY: &str = "/monitor/history/";
 pub const AUTHORS: &str = "/monitor/authors/";
+/// A ULID made by the first server: tells a registry from one that was created or restored in its place.
+pub const REGISTRY: &str = "/monitor/registry";
 
 pub fn config(agent: &AgentId) -> String {
     format!("{CONFIG}{agent}")

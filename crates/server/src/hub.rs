@@ -65,6 +65,8 @@ pub(crate) struct Hub {
     pub unwritten: Notify,
     /// A report waits to be published.
     pub reported: Notify,
+    /// Empty until the registry was first reached.
+    registry_id: Mutex<String>,
     state: Mutex<State>,
     layers: Mutex<Layers>,
 }
@@ -102,6 +104,7 @@ impl Hub {
             rescheduled: Notify::new(),
             unwritten: Notify::new(),
             reported: Notify::new(),
+            registry_id: Mutex::default(),
             state: Mutex::new(State { roster, orders, links, reports, draining: false }),
             layers: Mutex::default(),
         })
@@ -225,6 +228,15 @@ impl Hub {
                 state.roster.closed(session, Ending::Lost, now);
             }
         });
+    }
+
+    pub(crate) fn registry_known(&self, id: String) {
+        *self.registry_id.lock().unwrap_or_else(PoisonError::into_inner) = id;
+    }
+
+    /// Which registry the revisions are of.
+    pub(crate) fn registry_id(&self) -> String {
+        self.registry_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn lease_changed(&self) {

@@ -29,11 +29,12 @@ impl Desired {
         self.outcome.as_ref().err().map(|error| error.failure(self.mark.clone(), at))
     }
 
-    pub(crate) fn to_wire(&self, at: Timestamp) -> wire::ConfigRevision {
+    pub(crate) fn to_wire(&self, registry: String, at: Timestamp) -> wire::ConfigRevision {
         wire::ConfigRevision {
             mark: Some(convert::mark_to_wire(&self.mark)),
             effective_json: self.outcome.clone().unwrap_or_default(),
             fault: self.failure(at).as_ref().map(convert::failure_to_wire),
+            registry,
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backends::registry::{LeaseId, Operation, Registry, RegistryError, Txn};
+use backends::registry::{Compare, LeaseId, Operation, Registry, RegistryError, Txn};
 use model::limit::SERVER_LEASE;
 use proto::key::{self, ServerEntry};
 use runtime::{Backoff, Component};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
 
 use crate::hub::Hub;
 use crate::inventory::json;
@@ -26,7 +27,7 @@ pub(crate) async fn hold(
     let mut backoff = Backoff::new(Duration::from_millis(100), SERVER_LEASE / 4);
     loop {
         let current = *lease.borrow();
-        let wait = match renew(&*registry, &own, current).await {
+        let wait = match renew(&hub, &*registry, &own, current).await {
             Ok(renewed) => {
                 health.ok();
                 backoff.reset();
@@ -56,6 +57,7 @@ pub(crate) async fn hold(
 }
 
 async fn renew(
+    hub: &Hub,
     registry: &dyn Registry,
     own: &ServerEntry,
     current: Option<LeaseId>,
@@ -68,8 +70,19 @@ async fn renew(
             other => return other.map(|()| lease),
         }
     }
+    hub.registry_known(identity(registry).await?);
     let lease = registry.grant(SERVER_LEASE).await?;
     let put = Operation::Put { key: key::server(&own.server_id), value: json(own), lease: Some(lease) };
     registry.commit(Txn { compares: Vec::new(), operations: vec![put] }).await?;
     Ok(lease)
+}
+
+/// The registry's own name; whoever comes first gives it one.
+async fn identity(registry: &dyn Registry) -> Result<String, RegistryError> {
+    let key = key::REGISTRY.to_owned();
+    let value = Ulid::generate().to_string().into();
+    let name = Operation::Put { key: key.clone(), value, lease: None };
+    registry.commit(Txn { compares: vec![Compare::Absent { key }], operations: vec![name] }).await?;
+    let entry = registry.get(key::REGISTRY).await?;
+    Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()).unwrap_or_default())
 }

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backends::Backends;
+use backends::registry::LeaseId;
 use model::id::{Incarnation, ServerId};
 use model::limit::DRAIN_WITHIN;
 use model::presence::Timing;
@@ -149,7 +150,7 @@ impl Server {
         let (streams, tasks) = (Scope::new("server-streams"), Scope::new("server"));
         let own_lease = Scope::new("server-lease");
         let ready = CancellationToken::new();
-        let publisher = self.start(&tasks, &own_lease, ready.clone());
+        let (publisher, mut leased) = self.start(&tasks, &own_lease, ready.clone());
         let no_more = CancellationToken::new();
         let context = Context {
             hub: Arc::clone(&self.hub),
@@ -157,8 +158,13 @@ impl Server {
             registry: Arc::clone(&self.backends.registry),
             draining: no_more.clone(),
         };
+        let prepared = async {
+            ready.cancelled().await;
+            // Only then is it known which registry this is; an error means that the lease's task has ended with `stop`.
+            leased.wait_for(Option::is_some).await.is_ok()
+        };
         tokio::select! {
-            () = ready.cancelled() => {}
+            _ = prepared => {}
             () = stop.cancelled() => {}
             () = tasks.broken() => {}
         }
@@ -190,7 +196,12 @@ impl Server {
     }
 
     /// Starts everything but the port.
-    fn start(&self, tasks: &Scope, own_lease: &Scope, ready: CancellationToken) -> Publisher {
+    fn start(
+        &self,
+        tasks: &Scope,
+        own_lease: &Scope,
+        ready: CancellationToken,
+    ) -> (Publisher, watch::Receiver<Option<LeaseId>>) {
         let hub = &self.hub;
         let registry = &self.backends.registry;
         let (lease, leased) = watch::channel(None);
@@ -226,7 +237,7 @@ impl Server {
         tasks.spawn("responses", publisher.clone().responses(Arc::clone(hub), tasks.stopping()));
         tasks.spawn("presence", judge_in_time(Arc::clone(hub), tasks.stopping()));
         feed::start(tasks, Arc::clone(hub), &self.backends, &self.bus_health, &self.registry_health, ready);
-        publisher
+        (publisher, leased)
     }
 }
 

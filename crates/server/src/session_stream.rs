@@ -337,7 +337,7 @@ impl Stream {
             timestamp: order.issued_seconds,
             params_json: order.params_json.clone(),
             remaining_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX).max(1),
-            config: desired.map(|desired| desired.to_wire(hub.clock.wall())),
+            config: desired.map(|desired| desired.to_wire(hub.registry_id(), hub.clock.wall())),
         }))
     }
 
@@ -346,8 +346,9 @@ impl Stream {
             return Ok(());
         }
         self.sent = desired.mark.revision;
-        self.context.hub.sending(self.id, desired);
-        self.send(Body::Config(desired.to_wire(self.context.hub.clock.wall())))
+        let hub = &self.context.hub;
+        hub.sending(self.id, desired);
+        self.send(Body::Config(desired.to_wire(hub.registry_id(), hub.clock.wall())))
     }
 
     fn send(&self, body: Body) -> Result<(), End> {

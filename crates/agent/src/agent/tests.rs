@@ -73,7 +73,12 @@ fn start_at(directory: &Path, server: &FakeServer) -> Running {
 
 fn revision(number: u64, json: &str) -> wire::ConfigRevision {
     let mark = wire::RevisionMark { revision: number, digest: format!("digest-{number}") };
-    wire::ConfigRevision { mark: Some(mark), effective_json: json.to_owned(), fault: None }
+    wire::ConfigRevision {
+        mark: Some(mark),
+        effective_json: json.to_owned(),
+        fault: None,
+        registry: "r1".to_owned(),
+    }
 }
 
 /// Lets the agent tick ten times a second.
@@ -424,6 +429,23 @@ async fn a_config_is_kept_over_a_restart_and_an_older_one_is_not_taken() {
     peer.say(Down::Config(revision(4, r#"{"interval": 0.4}"#))).await;
     peer.say(Down::Config(revision(6, r#"{"interval": 0.6}"#))).await;
     assert_eq!(peer.truth().await.received.unwrap().revision, 6);
+    drop(agent);
+}
+
+#[tokio::test]
+async fn a_registry_that_counts_anew_is_obeyed_from_its_first_revision_on() {
+    let (folder, mut server) = (tempfile::tempdir().unwrap(), FakeServer::start().await);
+    let agent = start_at(folder.path(), &server);
+    let (mut peer, _) = server.session(16).await;
+    peer.say(Down::Config(revision(500, r#"{"interval": 0.5}"#))).await;
+    assert_eq!(peer.truth().await.running.unwrap().revision, 500);
+    agent.stop().await;
+
+    let agent = start_at(folder.path(), &server);
+    let (mut peer, _) = server.session(16).await;
+    let other = wire::ConfigRevision { registry: "r2".to_owned(), ..revision(2, r#"{"interval": 0.2}"#) };
+    peer.say(Down::Config(other)).await;
+    assert_eq!(peer.truth().await.running.unwrap().revision, 2);
     drop(agent);
 }
 
