@@ -8,11 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use model::command::{CommandState, CommandType};
-use model::id::{AgentId, CommandId, IdError};
-use model::limit;
+use model::id::CommandId;
 use model::presence::Collection;
 use model::truth::{ConfigTruth, Failure, Mark};
-use proto::convert::{command_state_to_wire, command_type_from_wire, command_type_to_wire};
 use proto::wire;
 use runtime::Component;
 use runtime::clock::wall;
@@ -24,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::buffer::Fill;
 use crate::collection::{Order, View};
 use crate::config;
-use crate::journal::{Arrival, Entry, Journal, Number, Progress};
+use crate::dispatch::{acceptable, report};
+use crate::journal::{Arrival, Journal, Number, Progress};
 use crate::lanes::Lanes;
 use crate::machine::Usage;
 use crate::metrics::Metrics;
@@ -359,51 +358,4 @@ pub(crate) fn damage_notice(moved_aside: &Path) -> String {
         "the agent's state was damaged: a pause and remembered commands may be forgotten; the file is kept as {}",
         moved_aside.display()
     )
-}
-
-/// Why a command is not even looked at.
-#[derive(Debug, thiserror::Error)]
-enum Unacceptable {
-    #[error(transparent)]
-    Id(#[from] IdError),
-    #[error("it is for {target}, and this is {us}")]
-    NotOurs { target: String, us: AgentId },
-    #[error("its parameters have more than {} bytes", limit::COMMAND_JSON_BYTES_MAX)]
-    TooLong,
-    #[error("this agent knows no command type {number}: update it")]
-    Unknown { number: i32 },
-}
-
-/// Reads a command as far as the journal needs.
-fn acceptable(command: &wire::Command, us: &AgentId) -> Result<(CommandId, CommandType), Unacceptable> {
-    let id = CommandId::new(command.command_id.as_str())?;
-    if !command.agent_id.is_empty() && command.agent_id != us.as_str() {
-        return Err(Unacceptable::NotOurs { target: command.agent_id.clone(), us: us.clone() });
-    }
-    if command.params_json.len() > limit::COMMAND_JSON_BYTES_MAX {
-        return Err(Unacceptable::TooLong);
-    }
-    let number = command.r#type;
-    let kind = command_type_from_wire(number).ok_or(Unacceptable::Unknown { number })?;
-    Ok((id, kind))
-}
-
-fn report(entry: &Entry) -> wire::CommandReport {
-    let mut result_json = match entry.result.is_empty() {
-        true => String::new(),
-        false => Value::Object(entry.result.clone()).to_string(),
-    };
-    let mut message = entry.message.clone();
-    if result_json.len() > limit::COMMAND_JSON_BYTES_MAX {
-        message = format!("its result had {} bytes, too many to send", result_json.len());
-        result_json = String::new();
-    }
-    wire::CommandReport {
-        command_id: entry.id.to_string(),
-        r#type: command_type_to_wire(entry.kind).into(),
-        state: command_state_to_wire(entry.state).into(),
-        message,
-        result_json,
-        timestamp_ms: entry.at.unix_ms(),
-    }
 }

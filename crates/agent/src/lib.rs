@@ -11,6 +11,7 @@ pub mod collect;
 mod collection;
 mod config;
 mod control;
+mod dispatch;
 mod flow;
 mod journal;
 mod lanes;
