@@ -6,6 +6,8 @@
 mod agents;
 mod bench;
 mod config;
+#[cfg(test)]
+mod documents;
 mod get_metrics;
 mod output;
 pub(crate) mod parse;
