@@ -29,6 +29,9 @@ use crate::environment::Environment;
 use crate::exit::{self, Exit, Outcome};
 use crate::roles::Role;
 
+/// Set apart, so that a command's own options stand together.
+const COMMON: &str = "Options of every command";
+
 const EXAMPLES: &str = "\
 Examples:
   watchfloor up                                            everything on this machine, in one process
@@ -48,11 +51,12 @@ pub(crate) struct Cli {
         env = "WATCHFLOOR_API",
         value_name = "URL",
         default_value = "http://localhost:8090",
-        value_parser = parse::api
+        value_parser = parse::api,
+        help_heading = COMMON
     )]
     api: Url,
     /// How log lines look; WATCHFLOOR_LOG filters them (warn, info, server=debug).
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT", help_heading = COMMON)]
     log_format: LogFormat,
     #[command(subcommand)]
     verb: Verb,
