@@ -8,7 +8,7 @@ use ::analysis::Analysis;
 use ::backends::directory::DataDirectory;
 use ::console::{Console, Hosts};
 use ::monitor::Monitor;
-use ::server::Server;
+use ::server::{Server, StartError};
 use model::id::ServerId;
 use prometheus::Registry;
 use runtime::Health;
@@ -79,9 +79,7 @@ impl Central {
             tls,
             insecure: grpc.insecure,
         };
-        let server = Server::bind(settings, store.backends(), ops.clone())
-            .await
-            .map_err(|error| unavailable(error.into()))?;
+        let server = Server::bind(settings, store.backends(), ops.clone()).await.map_err(refused)?;
         let settings = ::monitor::Settings {
             monitor_id: server_id.to_string(),
             on_status: shows_presence.then(|| Box::new(presence::print) as ::monitor::OnStatus),
@@ -129,6 +127,15 @@ impl Central {
         running.publish(&addresses)?;
         Ok(running)
     }
+}
+
+/// Flags that cannot be, or something of this machine that could not be had.
+fn refused(error: StartError) -> Failure {
+    let exit = match &error {
+        StartError::Exposed(_) | StartError::Tls { .. } => Exit::Config,
+        StartError::InUse { .. } | StartError::Listen { .. } | StartError::Metrics(_) => Exit::Unavailable,
+    };
+    Failure::new(exit, error)
 }
 
 impl Running {

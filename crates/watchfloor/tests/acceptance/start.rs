@@ -1,0 +1,128 @@
+//! What cannot start says why, in one line, with an exit code of its own, and harms nothing that runs.
+
+use std::net::TcpListener;
+
+use crate::sandbox::{Run, Sandbox, command, run};
+
+const UNAVAILABLE: i32 = 4;
+const CONFIG: i32 = 3;
+const USAGE: i32 = 2;
+
+fn up_in(data: &str) -> Run {
+    run([
+        "up",
+        "--no-agent",
+        "--data-dir",
+        data,
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+    ])
+}
+
+#[test]
+fn a_second_process_on_the_same_data_is_refused_and_the_first_lives_on() {
+    let (sandbox, _up) = Sandbox::up(&["--no-agent"]);
+    let second = up_in(&sandbox.data());
+    assert_eq!(second.code, UNAVAILABLE, "{second:?}");
+    assert!(second.err.contains("is in use by process") && second.err.contains("--data-dir"), "{second:?}");
+    assert_eq!(sandbox.cli(&["agents"]).code, 0);
+}
+
+#[test]
+fn a_second_agent_of_the_same_name_in_the_same_data_is_refused() {
+    let (sandbox, up) = Sandbox::up(&["--no-agent"]);
+    let _agent = sandbox.agent("agent-001", &[]);
+    up.wait_for("ONLINE agent-001");
+    let second = sandbox.agent("agent-001", &[]);
+    second.wait_for_error("is in use by process");
+    assert_eq!(second.exit_code(), Some(UNAVAILABLE));
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (flag, other) in [("--grpc-listen", "--http-listen"), ("--http-listen", "--grpc-listen")] {
+        let data = tempfile::tempdir().unwrap();
+        let data = data.path().display().to_string();
+        let run = run(["up", "--no-agent", "--data-dir", &data, flag, &address, other, "127.0.0.1:0"]);
+        assert_eq!(run.code, UNAVAILABLE, "{run:?}");
+        assert!(run.err.contains(&address) && run.err.contains(flag), "{run:?}");
+    }
+}
+
+#[test]
+fn a_damaged_store_is_named_and_left_alone() {
+    let data = tempfile::tempdir().unwrap();
+    let store = data.path().join("store/embedded");
+    std::fs::create_dir_all(&store).unwrap();
+    let file = store.join("bus.redb");
+    std::fs::write(&file, "not a store".repeat(1_000)).unwrap();
+    let run = up_in(&data.path().display().to_string());
+    assert_eq!(run.code, UNAVAILABLE, "{run:?}");
+    assert!(run.err.contains(&store.display().to_string()), "{run:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "not a store".repeat(1_000));
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named() {
+    let blocked = tempfile::NamedTempFile::new().unwrap();
+    for data in ["/proc/nothing".to_owned(), blocked.path().display().to_string()] {
+        let run = up_in(&data);
+        assert_eq!(run.code, UNAVAILABLE, "{run:?}");
+        assert!(run.err.contains(&data) && run.err.contains("--data-dir"), "{run:?}");
+    }
+}
+
+#[test]
+fn plain_text_beyond_loopback_needs_the_operators_word() {
+    for flag in ["--grpc-listen", "--http-listen"] {
+        let data = tempfile::tempdir().unwrap();
+        let other = if flag == "--grpc-listen" { "--http-listen" } else { "--grpc-listen" };
+        let data = data.path().display().to_string();
+        let run = run(["up", "--no-agent", "--data-dir", &data, flag, "0.0.0.0:0", other, "127.0.0.1:0"]);
+        assert_eq!(run.code, CONFIG, "{run:?}");
+        assert!(run.err.contains("--insecure"), "{run:?}");
+    }
+    let data = tempfile::tempdir().unwrap();
+    let data = data.path().display().to_string();
+    let agent = run(["agent", "--agent-id", "a", "--server", "far.example:50051", "--data-dir", &data]);
+    assert_eq!(agent.code, CONFIG, "{agent:?}");
+    assert!(agent.err.contains("far.example:50051") && agent.err.contains("--insecure"), "{agent:?}");
+}
+
+#[test]
+fn backends_this_build_does_not_have_are_refused_by_name() {
+    let mut with_kafka = command(["up", "--data-dir", "/proc/nothing"]);
+    with_kafka.env("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092").env("ETCD_HOST", "localhost");
+    let output = with_kafka.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(CONFIG));
+    assert!(error.contains("kafka://localhost:9092") && error.contains("etcd://localhost:2379"), "{error}");
+    for role in ["monitor", "analysis"] {
+        let alone = run([role]);
+        assert_eq!(alone.code, CONFIG);
+        assert!(alone.err.contains("watchfloor up") && alone.err.contains("kafka://"), "{alone:?}");
+    }
+}
+
+#[test]
+fn names_that_could_break_a_key_or_a_terminal_are_usage_errors() {
+    let long = "x".repeat(10_000);
+    for id in ["a\nb", "a/b", "\u{1b}[2J", long.as_str()] {
+        for arguments in [&["agent", "--agent-id", id][..], &["up", "--agent-id", id], &["status", id]] {
+            let run = run(arguments);
+            assert_eq!(run.code, USAGE, "{run:?}");
+            assert!(!run.err.contains('\u{1b}'), "{run:?}");
+        }
+    }
+}
+
+#[test]
+fn without_a_system_operators_learn_how_to_start_one() {
+    let run = run(["agents", "--api", "http://127.0.0.1:1"]);
+    assert_eq!(run.code, 1);
+    assert!(run.err.contains("http://127.0.0.1:1") && run.err.contains("watchfloor up"), "{run:?}");
+}
