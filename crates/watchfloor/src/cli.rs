@@ -24,9 +24,9 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use url::Url;
 
-use crate::api::Api;
+use crate::api::{Api, ApiError};
 use crate::environment::Environment;
-use crate::exit::{self, Exit, Outcome};
+use crate::exit::{self, Exit, Failure, Outcome};
 use crate::roles::Role;
 
 /// Set apart, so that a command's own options stand together.
@@ -34,7 +34,7 @@ const COMMON: &str = "Options of every command";
 
 const EXAMPLES: &str = "\
 Examples:
-  watchfloor up                                            everything on this machine, in one process
+  watchfloor up                                            everything, on this machine
   watchfloor get-metrics --follow                          what agents measure, as it comes
   watchfloor send-command agent-001 STATUS                 ask one agent
   watchfloor config set agent-001 '{\"interval\": 0.5}'      applied live
@@ -92,7 +92,19 @@ fn help_end() -> String {
 }
 
 impl Cli {
-    pub(crate) fn run(self, environment: &Environment) -> Outcome {
+    pub(crate) fn run(&self, environment: &Environment) -> Outcome {
+        let outcome = self.dispatch(environment);
+        let unreachable = |error: &ApiError| matches!(error, ApiError::Unreachable { .. });
+        let failed_to_ask = outcome.as_ref().err().and_then(Failure::cause).is_some_and(unreachable);
+        if failed_to_ask && environment.kafka.is_some() {
+            anstream::eprintln!(
+                "KAFKA_BOOTSTRAP_SERVERS is set, but this build cannot ask Kafka (docs/known-gaps.md)"
+            );
+        }
+        outcome
+    }
+
+    fn dispatch(&self, environment: &Environment) -> Outcome {
         let mut out = anstream::stdout();
         let api = Api::new(&self.api);
         match &self.verb {
@@ -134,6 +146,60 @@ fn pause(duration: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn help_shows_the_way_in() {
+        let help = Cli::command().term_width(100).render_help().to_string();
+        let plain: Vec<&str> = help.lines().map(str::trim_end).collect();
+        insta::assert_snapshot!(plain.join("\n"), @r#"
+        Watches and commands a fleet of machines
+
+        Usage: watchfloor [OPTIONS] <COMMAND>
+
+        Commands:
+          up            Run everything on this machine, in one process; needs nothing else
+          server        Run a server; on embedded backends monitor, analysis and HTTP API run in its process
+          agent         Run the agent of this machine; it joins a server and obeys it
+          monitor       Run the heartbeat monitor alone, beside servers that share Kafka and etcd with it
+          analysis      Run history, HTTP API and live tail alone, beside servers that share Kafka and etcd
+                        with it
+          get-metrics   Show metrics: the newest of each agent, --since a moment, or as they come with
+                        --follow
+          send-command  Order agents: STATUS, STOP, START, UPDATE_CONFIG or RESTART
+          agents        List the fleet: presence and why, collection, config standing
+          status        Show one agent: presence, config truth, and its live answer to STATUS
+          config        Read and write the config of agents and groups; agents apply it live
+          selftest      Check plugins and collectors on this machine; needs no running system
+          bench         Measure
+          completions   Print a completion script for a shell
+          help          Print this message or the help of the given subcommand(s)
+
+        Options:
+          -h, --help     Print help
+          -V, --version  Print version
+
+        Options of every command:
+              --api <URL>            Where operators' commands find the HTTP API [env: WATCHFLOOR_API=]
+                                     [default: http://localhost:8090]
+              --log-format <FORMAT>  How log lines look; WATCHFLOOR_LOG filters them (warn, info,
+                                     server=debug) [default: text] [possible values: text, json]
+
+        Examples:
+          watchfloor up                                            everything, on this machine
+          watchfloor get-metrics --follow                          what agents measure, as it comes
+          watchfloor send-command agent-001 STATUS                 ask one agent
+          watchfloor config set agent-001 '{"interval": 0.5}'      applied live
+          watchfloor agent --agent-id web-1 --server host:50051    join from another machine
+
+        Exit codes:
+          0  everything asked for succeeded
+          1  an agent did not succeed, or the API refused or was not reachable
+          2  wrong usage
+          3  flags or environment that cannot be
+          4  a port, data directory or store could not be had
+          5  stopped, but not in order
+        "#);
+    }
 
     fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
         Cli::try_parse_from([&["watchfloor"], words].concat())

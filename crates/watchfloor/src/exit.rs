@@ -58,6 +58,10 @@ impl Failure {
         Self { exit, error: anyhow::Error::msg(message) }
     }
 
+    pub(crate) fn cause<E: std::error::Error + Send + Sync + 'static>(&self) -> Option<&E> {
+        self.error.downcast_ref()
+    }
+
     /// Somebody closed our output, as `head` does: no failure of ours.
     pub(crate) fn is_closed_output(&self) -> bool {
         let causes = self.error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());

@@ -9,8 +9,9 @@ use ::agent::{Agent, ClientTls, Ended, Metrics, Settings, StartError};
 use ::backends::directory::DataDirectory;
 use model::id::AgentId;
 use prometheus::Registry;
-use runtime::Health;
 use runtime::ops::{self, Ops};
+use runtime::{Backoff, Health};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::flags::{self, AgentFlags, DataFlags};
@@ -58,6 +59,9 @@ pub(crate) struct Args {
 
 const GRACE: Duration = Duration::from_secs(5);
 const HTTP_GRACE: Duration = Duration::from_secs(2);
+/// A run at least this long did not fail at its start.
+const LASTING: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 impl Args {
     pub(super) async fn run(&self, environment: &Environment) -> Result<End, Failure> {
@@ -156,7 +160,9 @@ impl Local {
         done: CancellationToken,
     ) -> Result<(), StartError> {
         let agent = self.bound.take().map_or_else(|| self.fresh(), Ok)?;
+        let mut runs = Runs::new();
         if agent.run(stop.clone()).await == Ended::Restart {
+            runs.rest(&stop).await;
             restart.cancel();
             done.cancel();
             stop.cancelled().await;
@@ -164,13 +170,82 @@ impl Local {
         Ok(())
     }
 
-    /// Inside `up`: RESTART ends and rebuilds this role only.
+    /// Inside `up`: RESTART ends and rebuilds this role only. What keeps it from being rebuilt, such as a full disk, is no
+    /// reason to end the others.
     pub(super) async fn run_over_restarts(mut self, stop: CancellationToken) -> Result<(), StartError> {
-        loop {
-            let agent = self.bound.take().map_or_else(|| self.fresh(), Ok)?;
-            if agent.run(stop.clone()).await == Ended::Stopped {
-                return Ok(());
+        let health = self.health.component("agent");
+        let mut runs = Runs::new();
+        while !stop.is_cancelled() {
+            match self.bound.take().map_or_else(|| self.fresh(), Ok) {
+                Ok(agent) => {
+                    health.ok();
+                    if agent.run(stop.clone()).await == Ended::Stopped {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    health.degraded(error.to_string());
+                    anstream::eprintln!("error: the local agent cannot start: {error}; trying again");
+                }
+            }
+            runs.rest(&stop).await;
+        }
+        Ok(())
+    }
+}
+
+/// Runs of an agent, one after the other: one that ended at once is not followed at once.
+#[derive(Debug)]
+struct Runs {
+    begun: Instant,
+    backoff: Backoff,
+}
+
+impl Runs {
+    fn new() -> Self {
+        Self { begun: Instant::now(), backoff: Backoff::new(LASTING, RETRY_MAX) }
+    }
+
+    /// Returns when the next run may begin, at the latest when `stop` comes.
+    async fn rest(&mut self, stop: &CancellationToken) {
+        if self.begun.elapsed() >= LASTING {
+            self.backoff.reset();
+        } else {
+            tokio::select! {
+                () = tokio::time::sleep(self.backoff.next_delay()) => {}
+                () = stop.cancelled() => {}
             }
         }
+        self.begun = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_lasted_is_followed_at_once_and_short_ones_ever_later() {
+        let (stop, mut runs) = (CancellationToken::new(), Runs::new());
+        tokio::time::advance(LASTING).await;
+        let before = Instant::now();
+        runs.rest(&stop).await;
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        for _ in 0..20 {
+            runs.rest(&stop).await;
+        }
+        let waited = before.elapsed();
+        assert!(waited > RETRY_MAX, "twenty short runs took {waited:?} only");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_is_not_kept_waiting() {
+        let (stop, mut runs) = (CancellationToken::new(), Runs::new());
+        stop.cancel();
+        let before = Instant::now();
+        for _ in 0..20 {
+            runs.rest(&stop).await;
+        }
+        assert_eq!(before.elapsed(), Duration::ZERO);
     }
 }

@@ -122,7 +122,10 @@ fn names_that_could_break_a_key_or_a_terminal_are_usage_errors() {
 
 #[test]
 fn without_a_system_operators_learn_how_to_start_one() {
-    let run = run(["agents", "--api", "http://127.0.0.1:1"]);
-    assert_eq!(run.code, 1);
-    assert!(run.err.contains("http://127.0.0.1:1") && run.err.contains("watchfloor up"), "{run:?}");
+    let agents = run(["agents", "--api", "http://127.0.0.1:1"]);
+    assert_eq!(agents.code, 1);
+    assert!(agents.err.contains("http://127.0.0.1:1") && agents.err.contains("watchfloor up"), "{agents:?}");
+    let mut with_kafka = command(["get-metrics", "--api", "http://127.0.0.1:1"]);
+    let output = with_kafka.env("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092").output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("cannot ask Kafka"));
 }
