@@ -32,10 +32,14 @@ impl Schedule {
         }
     }
 
-    /// Another interval, counted from the last tick: at once if that is past already. The first tick stays where it is.
+    /// Another interval, counted from the last tick: at once if that is past already. The first tick may come sooner for it,
+    /// never later.
     pub(crate) fn change(&mut self, interval: Duration, now: Duration) {
         if interval != self.interval {
-            self.next = self.last.map_or(self.next, |last| (last + interval).max(now));
+            self.next = match self.last {
+                Some(last) => (last + interval).max(now),
+                None => self.next.min(now + interval),
+            };
             self.interval = interval;
         }
     }
@@ -73,6 +77,13 @@ mod tests {
         assert_eq!(schedule.next(), 100 * SECOND);
         schedule.advance(100 * SECOND);
         assert_eq!(schedule.next(), 105 * SECOND);
+    }
+
+    #[test]
+    fn a_shorter_interval_brings_the_first_tick_forward() {
+        let mut schedule = Schedule::new(5 * SECOND, 11 * SECOND);
+        schedule.change(SECOND / 2, 10 * SECOND);
+        assert_eq!(schedule.next(), 10 * SECOND + SECOND / 2);
     }
 
     #[test]

@@ -250,11 +250,8 @@ impl Known {
 
     fn read<T: DeserializeOwned>(&mut self, topic: &'static str, record: &Record) -> Option<T> {
         let position = record.position;
-        serde_json::from_slice(&record.value)
-            .map_err(|error| {
-                self.complain(&format!("{topic} {}/{}", position.partition, position.offset), &error)
-            })
-            .ok()
+        let place = format!("{topic} {}/{}", position.partition, position.offset);
+        serde_json::from_slice(&record.value).map_err(|error| self.complain(&place, &error)).ok()
     }
 
     fn value<T: DeserializeOwned>(&mut self, entry: &Entry) -> Option<T> {

@@ -1,5 +1,7 @@
 //! The monitor on embedded backends, under a paused clock: what it publishes, when, and that only one of several does.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
