@@ -25,9 +25,11 @@ mod session;
 mod settings;
 mod state;
 mod status;
+mod tls;
 mod uplink;
 
 pub use agent::{Agent, Ended};
 pub use metrics::Metrics;
-pub use settings::{ClientTls, Settings, StartError};
+pub use settings::{Settings, StartError};
 pub use state::StateError;
+pub use tls::ClientTls;

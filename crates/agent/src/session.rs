@@ -82,8 +82,10 @@ pub(crate) struct Surroundings {
 /// Why there is no session, or no more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
-    #[error("cannot connect: {}", chain(.0))]
-    Connect(#[source] tonic::transport::Error),
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("connected, but got no answer: {0}")]
+    NoAnswer(String),
     #[error("no answer within {0:?}")]
     Silent(Duration),
     #[error("{}: {}", .0.code(), .0.message())]
@@ -100,17 +102,6 @@ impl From<tonic::Status> for SessionError {
     fn from(status: tonic::Status) -> Self {
         Self::Status(Box::new(status))
     }
-}
-
-/// tonic's own words are "transport error"; the cause says what was wrong.
-fn chain(error: &tonic::transport::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = error.to_string();
-        cause = error.source();
-    }
-    text
 }
 
 /// A session that was welcomed.
@@ -139,7 +130,7 @@ impl Session {
         let channel = channel
             .await
             .map_err(|_| SessionError::Silent(CONNECT_WITHIN))?
-            .map_err(SessionError::Connect)?;
+            .map_err(|error| SessionError::Connect(server.protection.no_connection(&error)))?;
         let mut client = MonitoringServiceClient::new(channel)
             .max_decoding_message_size(limit::SERVER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(limit::AGENT_MESSAGE_BYTES_MAX);
@@ -149,8 +140,13 @@ impl Session {
         control.try_send(message(Body::Hello(hello))).expect("a new channel has room");
         let outgoing = Outgoing { control: control_lane, data: data_lane };
         let welcomed = async {
-            let mut inbound = client.session(outgoing).await?.into_inner();
-            match inbound.message().await?.and_then(|message| message.body) {
+            // A status with a cause is not from the server: the connection broke.
+            let no_answer = |status: tonic::Status| match std::error::Error::source(&status) {
+                Some(cause) => SessionError::NoAnswer(server.protection.no_answer(cause)),
+                None => status.into(),
+            };
+            let mut inbound = client.session(outgoing).await.map_err(no_answer)?.into_inner();
+            match inbound.message().await.map_err(no_answer)?.and_then(|message| message.body) {
                 Some(server_message::Body::Welcome(welcome)) => Ok((inbound, welcome)),
                 Some(server_message::Body::Leave(leave)) => Err(left(leave)),
                 Some(_) => Err(SessionError::Protocol("its first message was no welcome".to_owned())),

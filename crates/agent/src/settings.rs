@@ -7,14 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use model::id::AgentId;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use runtime::tls::PemError;
+use tonic::transport::{ClientTlsConfig, Endpoint};
 
 use crate::collect;
 use crate::state::StateError;
+use crate::tls::{ClientTls, Protection, SYSTEM_BUNDLES};
 
-/// Where certificate bundles of the machine usually are: Debian, Fedora, Alpine.
-const SYSTEM_BUNDLES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 /// Time to reach one server. Another one may answer.
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// An idle connection is asked for life this often, and is dead when it does not answer in time.
@@ -40,29 +39,6 @@ pub struct Settings {
     pub insecure: bool,
 }
 
-/// How servers are recognised, and how this agent proves who it is. All texts are PEM.
-#[derive(Clone, Default)]
-pub struct ClientTls {
-    /// Who may sign a server's certificate; without it, whoever this machine trusts.
-    pub ca_pem: Option<Vec<u8>>,
-    /// Certificate and key.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// The name in the server's certificate, where it is not the host connected to.
-    pub server_name: Option<String>,
-}
-
-/// A private key is never printed.
-impl std::fmt::Debug for ClientTls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { ca_pem, identity, server_name } = self;
-        f.debug_struct("ClientTls")
-            .field("ca", &ca_pem.is_some())
-            .field("identity", &identity.is_some())
-            .field("server_name", server_name)
-            .finish()
-    }
-}
-
 /// Why an agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -77,7 +53,11 @@ pub enum StartError {
     PlainText { server: String },
     #[error("this machine has no bundle of certificate authorities in {}: give --tls-ca", SYSTEM_BUNDLES.join(", "))]
     NoAuthorities,
-    #[error("TLS towards {server}: check the certificates and keys given")]
+    #[error(transparent)]
+    Pem(PemError),
+    #[error(
+        "TLS towards {server} cannot be set up; --tls-server-name, where given, must be a host name or an address"
+    )]
     Tls {
         server: String,
         #[source]
@@ -95,6 +75,7 @@ pub(crate) struct Server {
     /// As given, for people.
     pub(crate) name: String,
     pub(crate) endpoint: Endpoint,
+    pub(crate) protection: Protection,
 }
 
 impl Settings {
@@ -132,27 +113,9 @@ impl Settings {
                 .tls_config(tls.clone())
                 .map_err(|cause| StartError::Tls { server: server.to_owned(), cause })?,
         };
-        Ok(Server { name: server.to_owned(), endpoint })
-    }
-}
-
-impl ClientTls {
-    fn config(&self) -> Result<ClientTlsConfig, StartError> {
-        let authorities = match &self.ca_pem {
-            Some(pem) => pem.clone(),
-            None => SYSTEM_BUNDLES
-                .iter()
-                .find_map(|path| std::fs::read(path).ok())
-                .ok_or(StartError::NoAuthorities)?,
-        };
-        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities));
-        if let Some((certificate, key)) = &self.identity {
-            config = config.identity(Identity::from_pem(certificate, key));
-        }
-        if let Some(name) = &self.server_name {
-            config = config.domain_name(name);
-        }
-        Ok(config)
+        let own_certificate = self.tls.as_ref().is_some_and(|tls| tls.identity.is_some());
+        let protection = tls.map_or(Protection::Plain, |_| Protection::Tls { own_certificate });
+        Ok(Server { name: server.to_owned(), endpoint, protection })
     }
 }
 
@@ -218,6 +181,6 @@ mod tests {
         };
         assert!(!format!("{tls:?}").contains("secret"));
         let with_tls = Settings { tls: Some(tls), ..settings("monitor.example:50051") };
-        assert!(matches!(with_tls.servers(), Err(StartError::Tls { .. })));
+        assert!(matches!(with_tls.servers(), Err(StartError::Pem(_))));
     }
 }

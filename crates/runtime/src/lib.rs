@@ -1,4 +1,4 @@
-//! The frame every role runs in: task scopes, signals, clocks, backoff, logs, health and metrics, exposure rules.
+//! The frame every role runs in: task scopes, signals, clocks, backoff, logs, health and metrics, exposure rules, TLS.
 //!
 //! It knows no role and nothing of what is monitored. Of our crates it sees [`model`] only.
 
@@ -10,6 +10,7 @@ pub mod ops;
 pub mod scope;
 pub mod signal;
 pub mod telemetry;
+pub mod tls;
 
 pub use backoff::Backoff;
 pub use clock::Clock;

@@ -11,6 +11,7 @@ use proto::wire;
 use proto::wire::monitoring_service_server::{MonitoringService, MonitoringServiceServer};
 use runtime::Scope;
 use runtime::exposure::{self, Protection};
+use runtime::tls::{self, Pem};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,6 +33,8 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 128 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_WITHIN: Duration = Duration::from_secs(10);
+/// A peer that does not finish the TLS handshake holds a socket and nothing else, and not for ever.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Takes the port, if it may be taken.
 pub(crate) async fn bind(settings: &Settings) -> Result<TcpListener, StartError> {
@@ -83,11 +86,24 @@ fn builder(tls: Option<&ServerTls>) -> Result<Server, StartError> {
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_WITHIN));
     let Some(tls) = tls else { return Ok(server) };
-    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.cert_pem, &tls.key_pem));
-    if let Some(ca) = &tls.client_ca_pem {
-        config = config.client_ca_root(Certificate::from_pem(ca));
-    }
-    server.tls_config(config).map_err(|error| StartError::Tls { reason: error.to_string() })
+    server.tls_config(tls_config(tls)?).map_err(|error| StartError::Tls { reason: error.to_string() })
+}
+
+/// TLS 1.3, or 1.2 for those who have no more, and HTTP/2 within: what rustls and tonic do unless told otherwise.
+fn tls_config(tls: &ServerTls) -> Result<ServerTlsConfig, StartError> {
+    let unfit = |error: tls::PemError| StartError::Tls { reason: error.to_string() };
+    tls::use_ring();
+    tls::check_identity(
+        Pem { flag: "--tls-cert", text: &tls.cert_pem },
+        Pem { flag: "--tls-key", text: &tls.key_pem },
+    )
+    .map_err(unfit)?;
+    let config = ServerTlsConfig::new()
+        .identity(Identity::from_pem(&tls.cert_pem, &tls.key_pem))
+        .timeout(HANDSHAKE_WITHIN);
+    let Some(text) = &tls.client_ca_pem else { return Ok(config) };
+    tls::check_authorities(Pem { flag: "--tls-client-ca", text }).map_err(unfit)?;
+    Ok(config.client_ca_root(Certificate::from_pem(text)))
 }
 
 /// The two methods; each stream becomes a task.

@@ -18,6 +18,7 @@ use super::*;
 use crate::journal::Entry;
 
 mod server;
+mod tls;
 
 /// An agent that runs until it is told to stop.
 struct Running {

@@ -194,9 +194,13 @@ impl World {
     }
 
     pub(crate) async fn start_in(around: Surroundings, timing: Timing) -> Self {
+        Self::start_with(around, settings(timing)).await
+    }
+
+    pub(crate) async fn start_with(around: Surroundings, settings: Settings) -> Self {
         let backends = Backends { bus: around.bus.clone(), registry: around.registry.clone() };
         let ops = Ops { health: Default::default(), metrics: Default::default() };
-        let server = Server::bind(settings(timing), backends, ops.clone()).await.unwrap();
+        let server = Server::bind(settings, backends, ops.clone()).await.unwrap();
         let address = server.local_addr();
         let stop = CancellationToken::new();
         let (told, ended) = oneshot::channel();
@@ -276,11 +280,14 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn open(channel: Channel) -> Self {
+        Self::try_open(channel).await.unwrap()
+    }
+
+    pub(crate) async fn try_open(channel: Channel) -> Result<Self, Status> {
         let (up, frames) = mpsc::channel(64);
         let mut client = MonitoringServiceClient::new(channel);
-        let down =
-            soon("the stream", client.session(ReceiverStream::new(frames))).await.unwrap().into_inner();
-        Self { up: Some(up), down, client: Some(client) }
+        let down = soon("the stream", client.session(ReceiverStream::new(frames))).await?.into_inner();
+        Ok(Self { up: Some(up), down, client: Some(client) })
     }
 
     pub(crate) async fn send(&mut self, body: Up) {

@@ -10,3 +10,4 @@ mod hostile;
 mod presence;
 mod seed_client;
 mod start;
+mod tls;

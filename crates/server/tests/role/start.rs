@@ -6,6 +6,7 @@ use runtime::ops::Ops;
 use server::{Server, ServerTls, Settings, StartError};
 
 use crate::harness::{Surroundings, settings};
+use crate::tls::Authority;
 
 async fn refused(settings: Settings) -> StartError {
     let around = Surroundings::new().await;
@@ -31,8 +32,22 @@ async fn a_port_in_use_is_named_with_the_way_to_its_holder() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_none_is_an_error_at_once() {
-    let tls = ServerTls { cert_pem: b"no".to_vec(), key_pem: b"no".to_vec(), client_ca_pem: None };
-    let error = refused(Settings { tls: Some(tls), ..settings(Timing::default()) }).await;
-    assert!(matches!(error, StartError::Tls { .. }), "{error}");
+async fn files_that_do_not_fit_are_an_error_at_once_that_names_the_flag() {
+    let authority = Authority::new();
+    let (one, other) = (authority.sign("a"), authority.sign("b"));
+    let good = ServerTls { cert_pem: one.certificate, key_pem: one.key, client_ca_pem: None };
+    let garbage = || b"garbage".to_vec();
+    let cases = [
+        (ServerTls { cert_pem: garbage(), ..good.clone() }, "--tls-cert: "),
+        (ServerTls { key_pem: garbage(), ..good.clone() }, "--tls-key: "),
+        (ServerTls { key_pem: other.key, ..good.clone() }, "--tls-key is not the key of"),
+        (ServerTls { client_ca_pem: Some(garbage()), ..good }, "--tls-client-ca: "),
+    ];
+    for (tls, part) in cases {
+        let error = refused(Settings { tls: Some(tls), ..settings(Timing::default()) }).await;
+        assert!(
+            matches!(error, StartError::Tls { .. }) && error.to_string().contains(part),
+            "{part}: {error}"
+        );
+    }
 }

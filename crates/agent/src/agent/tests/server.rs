@@ -62,6 +62,10 @@ impl MonitoringService for Service {
 
 impl FakeServer {
     pub(super) async fn start() -> Self {
+        Self::start_with(Server::builder()).await
+    }
+
+    pub(super) async fn start_with(mut builder: Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (peers, sessions) = mpsc::channel(8);
@@ -69,7 +73,7 @@ impl FakeServer {
         scope.spawn("serve", async move {
             let service = MonitoringServiceServer::new(Service(peers));
             let incoming = TcpListenerStream::new(listener);
-            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+            builder.add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
         Self { address, sessions, _scope: scope }
     }
