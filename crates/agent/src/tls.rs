@@ -150,6 +150,10 @@ fn unacceptable(reason: &CertificateError) -> &'static str {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "the server needs a certificate with the extended key usage serverAuth"
         }
+        // What `openssl req -x509` makes unless told otherwise; rustls gives it no variant of its own.
+        CertificateError::Other(other) if other.to_string() == "CaUsedAsEndEntity" => {
+            "the server uses the certificate of an authority (CA:TRUE): sign one for the server, as in docs/tls.md"
+        }
         _ => "docs/tls.md shows how to make a certificate that is accepted",
     }
 }

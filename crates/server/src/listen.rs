@@ -33,8 +33,8 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 128 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_WITHIN: Duration = Duration::from_secs(10);
-/// A peer that does not finish the TLS handshake holds a socket and nothing else, and not for ever.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// A peer that does not finish the TLS handshake holds a socket, and not for ever. Our agents have given up by then.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Takes the port, if it may be taken.
 pub(crate) async fn bind(settings: &Settings) -> Result<TcpListener, StartError> {

@@ -9,7 +9,7 @@ use proto::wire::agent_message::Body as Up;
 use proto::wire::server_message::Body as Down;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use server::{ServerTls, Settings};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -143,11 +143,18 @@ async fn plain_clients_are_hung_up_on_and_nobody_else_notices() {
     let channel = world.channel().await;
     assert!(Agent::try_open(channel).await.is_err(), "plain text was taken");
     let mut stream = TcpStream::connect(world.address).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     drop(soon("the hang-up", stream.read_to_end(&mut Vec::new())).await);
-    // One that says nothing at all stays open meanwhile.
-    let _silent = TcpStream::connect(world.address).await.unwrap();
     assert_eq!(greet(&world, trusting(&authority.pem())).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_peer_that_never_begins_the_handshake_is_hung_up_on_and_keeps_nobody_waiting() {
+    let authority = Authority::new();
+    let world = authority.sign("127.0.0.1").serve(None).await;
+    let mut silent = TcpStream::connect(world.address).await.unwrap();
+    assert_eq!(greet(&world, trusting(&authority.pem())).await, Ok(()));
+    assert_eq!(soon("the hang-up", silent.read_to_end(&mut Vec::new())).await.unwrap(), 0);
 }
 
 /// Everything between the fences that say `sh`.

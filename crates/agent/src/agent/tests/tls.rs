@@ -141,6 +141,15 @@ async fn a_certificate_out_of_its_time_or_for_other_ends_is_refused_with_what_to
 }
 
 #[tokio::test]
+async fn a_server_with_an_authoritys_own_certificate_is_refused_with_what_to_do() {
+    let authority = Authority::new();
+    let own = Signed { certificate: authority.0.pem(), key: authority.0.key().serialize_pem() };
+    let server = own.serve(None).await;
+    let said = stays_out(server.address.to_string(), Some(trusting(&authority))).await;
+    assert!(said.contains("CA:TRUE"), "{said}");
+}
+
+#[tokio::test]
 async fn a_server_that_demands_certificates_takes_those_of_its_authority_only() {
     let (authority, foreign) = (Authority::new(), Authority::new());
     let mut server = authority.sign("127.0.0.1").serve(Some(&authority)).await;
