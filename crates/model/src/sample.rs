@@ -15,10 +15,16 @@ use crate::id::Sequence;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
+/// 0000-01-01T00:00:00Z.
+const YEAR_0_MS: i64 = -62_167_219_200_000;
+/// 9999-12-30T22:00:00Z: the last whole second that every time zone can show, and jiff's last one.
+const YEAR_9999_MS: i64 = 253_402_207_200_000;
+
 impl Timestamp {
-    /// Outside the years -9999 to 9999 the nearest representable instant is taken: a wrong clock is shown, not fatal.
+    /// Outside the years 0 to 9999, all that RFC 3339 can write, the nearest instant is taken: a wrong clock is shown, not
+    /// fatal, and whoever reads what we wrote can.
     pub fn from_unix_ms(ms: i64) -> Self {
-        Self(ms.clamp(jiff::Timestamp::MIN.as_millisecond(), jiff::Timestamp::MAX.as_millisecond()))
+        Self(ms.clamp(YEAR_0_MS, YEAR_9999_MS))
     }
 
     pub fn from_unix_seconds(seconds: i64) -> Self {
@@ -50,7 +56,7 @@ impl Timestamp {
 
     pub fn parse(text: &str) -> Option<Self> {
         if let Ok(at) = text.parse::<jiff::Timestamp>() {
-            return Some(Self(at.as_millisecond()));
+            return Some(Self::from_unix_ms(at.as_millisecond()));
         }
         let seconds = text.parse::<f64>().ok().filter(|s| s.is_finite())?;
         Some(Self::from_unix_ms((seconds * 1_000.0) as i64))
@@ -242,6 +248,15 @@ mod tests {
         let at = Timestamp::from_unix_ms(1_767_225_600_042);
         assert_eq!(at.to_string(), "2026-01-01T00:00:00.042Z");
         assert_eq!(Timestamp::parse(&at.to_string()), Some(at));
+    }
+
+    #[test]
+    fn a_timestamp_of_a_clock_that_is_wholly_wrong_still_reads_back() {
+        for (ms, text) in [(i64::MIN, "0000-01-01T00:00:00.000Z"), (i64::MAX, "9999-12-30T22:00:00.000Z")] {
+            let at = Timestamp::from_unix_ms(ms);
+            assert_eq!(at.to_string(), text);
+            assert_eq!(Timestamp::parse(text), Some(at));
+        }
     }
 
     #[test]
