@@ -63,12 +63,12 @@ pub enum CommandState {
     Failed,
     /// Not acceptable: malformed, or one too many waiting.
     Rejected,
-    /// The deadline passed before the agent had it.
+    /// The deadline passed before it was sent to the agent.
     Expired,
     /// The agent died while it acted; it was not repeated.
     Interrupted,
     Cancelled,
-    /// The agent had it and never told the outcome.
+    /// It was sent to the agent, which never told the outcome.
     Unknown,
 }
 

@@ -296,7 +296,7 @@ impl Monitor {
         };
         let message = match state {
             CommandState::Expired => format!("not delivered before its deadline: {standing}"),
-            _ => format!("delivered, and no outcome was reported before its deadline: {standing}"),
+            _ => format!("sent to the agent, which told no outcome before its deadline: {standing}"),
         };
         ResponseRecord::new(command_id, agent_id, kind, state, message, self.clock.wall())
     }

@@ -27,6 +27,8 @@ const QUEUE: usize = 256;
 /// A record nobody can read is told this often at most, per topic.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 const FORGET_EVERY: Duration = Duration::from_secs(10);
+/// Often enough to be durable before the leading monitor ends what has passed its deadline.
+const TELL_UNCONFIRMED_EVERY: Duration = Duration::from_millis(250);
 
 /// One thing that came.
 #[derive(Debug)]
@@ -101,6 +103,7 @@ impl Feed {
 
     async fn run(mut self, mut news: mpsc::Receiver<News>) {
         let mut forget = tokio::time::interval(FORGET_EVERY);
+        let mut unconfirmed = tokio::time::interval(TELL_UNCONFIRMED_EVERY);
         loop {
             tokio::select! {
                 next = news.recv() => match next {
@@ -108,6 +111,7 @@ impl Feed {
                     None => return,
                 },
                 _ = forget.tick() => self.hub.forget_passed_commands(),
+                _ = unconfirmed.tick() => self.hub.tell_unconfirmed(),
             }
         }
     }

@@ -210,6 +210,19 @@ impl Orders {
         }
     }
 
+    /// What was sent, has passed its deadline, and was never said to have arrived; each once. It may have been acted on, or
+    /// may yet be by an agent that was stopped and goes on, so nobody may call it undelivered.
+    pub(crate) fn unconfirmed(&mut self, now: Duration) -> Vec<Order> {
+        let all = self.agents.values_mut().flat_map(BTreeMap::values_mut);
+        let passed = all.filter(|known| matches!(known.stand, Stand::Sent(_)) && now >= known.order.deadline);
+        passed
+            .map(|known| {
+                known.stand = Stand::Taken;
+                known.order.clone()
+            })
+            .collect()
+    }
+
     /// Forgets what the leading monitor has ended by now.
     pub(crate) fn forget_passed(&mut self, now: Duration) {
         let mut left = 0;
@@ -306,6 +319,23 @@ mod tests {
         let judge = |orders: &mut Orders, at| orders.judge(&agent(), &id(1), CommandState::Failed, at);
         assert_eq!(judge(&mut orders, 31 * SECOND), Judgement::Late);
         assert_eq!(judge(&mut orders, 31 * SECOND - Duration::from_millis(1)), Judgement::Publish);
+    }
+
+    #[test]
+    fn what_was_sent_and_never_confirmed_is_named_once_after_its_deadline() {
+        let mut orders = Orders::default();
+        for number in [1, 2, 3] {
+            orders.take(order(number), SECOND);
+        }
+        delivered(&mut orders, FIRST);
+        orders.take(order(4), SECOND);
+        orders.judge(&agent(), &id(1), CommandState::Delivered, SECOND);
+        orders.published(&agent(), &id(2), CommandState::Succeeded, true);
+        assert_eq!(orders.unconfirmed(30 * SECOND - Duration::from_millis(1)), []);
+        assert_eq!(orders.unconfirmed(30 * SECOND), [order(3)]);
+        assert_eq!(orders.unconfirmed(30 * SECOND), []);
+        let word = orders.judge(&agent(), &id(3), CommandState::Delivered, 30 * SECOND);
+        assert_eq!(word, Judgement::Publish);
     }
 
     #[test]

@@ -133,6 +133,19 @@ impl Hub {
         })
     }
 
+    /// Says of commands that were sent and not confirmed in time that they were sent. Without this word the leading monitor
+    /// would call them EXPIRED, and an agent that was merely stopped acts on them when it goes on.
+    pub(crate) fn tell_unconfirmed(&self) {
+        self.with(|state, now| {
+            for order in state.orders.unconfirmed(now.monotonic) {
+                let message = "sent; the agent has not confirmed that it arrived".to_owned();
+                let (id, kind) = (order.command_id, order.kind);
+                let report = server_report(id, kind, CommandState::Delivered, message, now);
+                state.reports.push_back(Pending { agent: order.agent_id, report, session: None });
+            }
+        });
+    }
+
     pub(crate) fn forget_passed_commands(&self) {
         self.with(|state, now| state.orders.forget_passed(now.monotonic));
     }

@@ -137,3 +137,19 @@ async fn one_command_too_many_is_rejected_for_an_agent_that_is_here() {
         assert!(matches!(agent.next().await, Down::Command(_)));
     }
 }
+
+#[tokio::test]
+async fn a_command_that_was_sent_to_a_silent_agent_is_not_called_undelivered() {
+    let world = World::start().await;
+    let mut agent = world.agent("agent-001", "i1").await;
+    let expires_at = runtime::clock::wall().plus(std::time::Duration::from_millis(500));
+    let stop =
+        format!(r#"{{"agent_id":"agent-001","command_id":"c-1","type":"STOP","expires_at":"{expires_at}"}}"#);
+    world.around.publish(COMMANDS, "agent-001", &stop).await;
+    assert_eq!(agent.command().await.command_id, "c-1");
+    let mut responses = world.around.read(COMMAND_RESPONSES).await;
+    let told = response(&mut responses).await;
+    assert_eq!((told.state, told.is_final), (CommandState::Delivered, false));
+    assert_eq!(told.message, "sent; the agent has not confirmed that it arrived");
+    assert!(told.timestamp >= expires_at, "not before it had its time");
+}
