@@ -27,7 +27,8 @@ pub enum Followed {
     CaughtUp,
 }
 
-/// Delivers every record of `topic` from `start` on, in order per partition, each once.
+/// Delivers every record of `topic` from `start` on, in order per partition, each once. `health` is OK, and the process
+/// ready, once what was there has been delivered.
 pub async fn topic<T: Send>(
     bus: Arc<dyn Bus>,
     topic: &'static str,
@@ -58,9 +59,11 @@ async fn follow_topic<T: Send>(
             Err(error) => trouble.wait(&error).await,
         }
     };
-    trouble.over();
-    if missing.is_empty() && out.send(wrap(Followed::CaughtUp)).await.is_err() {
-        return;
+    if missing.is_empty() {
+        trouble.over();
+        if out.send(wrap(Followed::CaughtUp)).await.is_err() {
+            return;
+        }
     }
     while let Some(next) = subscription.next().await {
         let record = match next {
@@ -71,7 +74,7 @@ async fn follow_topic<T: Send>(
                 continue;
             }
         };
-        trouble.over();
+        trouble.over_again();
         let position = record.position;
         if out.send(wrap(Followed::Record(record))).await.is_err() {
             return;
@@ -79,8 +82,11 @@ async fn follow_topic<T: Send>(
         let was_last = missing.get(&position.partition).is_some_and(|end| position.offset + 1 >= *end);
         if was_last {
             missing.remove(&position.partition);
-            if missing.is_empty() && out.send(wrap(Followed::CaughtUp)).await.is_err() {
-                return;
+            if missing.is_empty() {
+                trouble.over();
+                if out.send(wrap(Followed::CaughtUp)).await.is_err() {
+                    return;
+                }
             }
         }
     }
@@ -221,6 +227,13 @@ impl Trouble {
         self.on = Some(true);
         self.health.degraded(format!("{}: {error}", self.subject));
         tokio::time::sleep(self.backoff.next_delay()).await;
+    }
+
+    /// What was in trouble goes on; what has not started yet still has not.
+    fn over_again(&mut self) {
+        if self.on == Some(true) {
+            self.over();
+        }
     }
 
     fn over(&mut self) {

@@ -57,7 +57,8 @@ pub(crate) struct Args {
     data: DataFlags,
 }
 
-const GRACE: Duration = Duration::from_secs(5);
+/// An agent takes six seconds at most: its last reading, what is buffered, the goodbye.
+pub(super) const GRACE: Duration = Duration::from_secs(7);
 const HTTP_GRACE: Duration = Duration::from_secs(2);
 /// A run at least this long did not fail at its start.
 const LASTING: Duration = Duration::from_secs(1);

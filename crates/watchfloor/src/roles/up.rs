@@ -2,7 +2,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ::agent::{ClientTls, Metrics};
 
@@ -52,8 +51,6 @@ pub(crate) struct Args {
     verbose: bool,
 }
 
-const AGENT_GRACE: Duration = Duration::from_secs(5);
-
 impl Args {
     pub(super) fn is_verbose(&self) -> bool {
         self.verbose
@@ -68,7 +65,7 @@ impl Args {
         let name = local.as_ref().map(|local| local.agent_id().to_string());
 
         if let Some(local) = local {
-            let agents = process.stage("agent", AGENT_GRACE);
+            let agents = process.stage("agent", super::agent::GRACE);
             process.spawn(&agents, "agent", local.run_over_restarts(agents.stopping()));
         }
         let running = central.spawn(&mut process)?;
