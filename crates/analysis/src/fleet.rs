@@ -42,6 +42,16 @@ impl Fleet {
         self.view().read.len() == PREFIXES.len()
     }
 
+    /// Waits until [`Self::is_complete`]; for ever if the fleet is no longer read.
+    pub async fn complete(&self) {
+        let mut changes = self.changes();
+        while !self.is_complete() {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// The agents that `selector` chooses, by id: those of the inventory, and as NEVER_SEEN those that only have config.
     pub fn agents(&self, selector: &Selector) -> Vec<AgentEntry> {
         let view = self.view();

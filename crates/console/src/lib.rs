@@ -13,11 +13,13 @@ mod metrics;
 mod problem;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use analysis::{CommandBook, Fleet, History};
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::get;
 use backends::Backends;
 use model::limit;
@@ -28,6 +30,9 @@ use utoipa_axum::routes;
 
 pub use guard::Hosts;
 use problem::Refusal;
+
+/// How long a question may wait for the inventory.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the console shows and acts on.
 #[derive(Clone, Debug)]
@@ -53,7 +58,7 @@ pub fn router_for(console: Console, hosts: Hosts) -> Router {
     let document = document::serve(document);
     Router::new()
         .route("/", get(document::index))
-        .merge(api.with_state(desk))
+        .merge(api.layer(from_fn_with_state(desk.clone(), await_inventory)).with_state(desk))
         .merge(document)
         .merge(ops)
         .fallback(problem::no_such_path)
@@ -61,6 +66,13 @@ pub fn router_for(console: Console, hosts: Hosts) -> Router {
         .layer(DefaultBodyLimit::max(limit::HTTP_BODY_BYTES_MAX))
         .layer(from_fn_with_state(hosts, guard::check_host))
         .layer(from_fn(guard::add_headers))
+}
+
+/// Lets a question that comes while the process starts wait a moment, rather than be answered from half an inventory.
+async fn await_inventory(State(desk): State<Desk>, request: Request, next: Next) -> Response {
+    // What is still not read then is told by the handlers that need it.
+    tokio::time::timeout(READ_WITHIN, desk.fleet.complete()).await.ok();
+    next.run(request).await
 }
 
 /// What handlers share.

@@ -112,18 +112,19 @@ impl Monitor {
             clock: self.clock,
         };
         scope.spawn("election", candidate.run(leading_tx, scope.stopping()));
+        let mut led = false;
         let ended = loop {
             let leads = *leading.borrow_and_update();
+            if std::mem::replace(&mut led, leads) != leads {
+                self.leadership(leads).await;
+            }
             let wake = self.act(leads).await;
             let wake =
                 self.clock.instant(wake.unwrap_or(Duration::MAX / 2).min(self.clock.monotonic() + HOUR));
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 () = scope.broken() => break Ok(()), // `stop` below says which and why.
-                _ = leading.changed() => {
-                    let leads = *leading.borrow();
-                    self.leadership(leads).await;
-                }
+                _ = leading.changed() => {}
                 input = inputs.recv() => match input {
                     Some(input) => {
                         self.take(input, leads).await;
