@@ -45,8 +45,8 @@ impl Args {
         let central = Central::bind(&self.data, &self.grpc, http, self.verbose).await?;
         let addresses = central.addresses()?;
         let what = format!("server {} with monitor, analysis and API", central.server_id);
-        let running = central.spawn(&mut process)?;
         banner::print(&what, &addresses, self.data.root(), None);
+        let running = central.spawn(&mut process)?;
         Ok(process.run(running.close()).await)
     }
 }

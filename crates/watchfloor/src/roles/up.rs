@@ -63,13 +63,13 @@ impl Args {
         let addresses = central.addresses()?;
         let local = if self.no_agent { None } else { Some(self.local_agent(&central, addresses.grpc)?) };
         let name = local.as_ref().map(|local| local.agent_id().to_string());
-
+        // Before anything runs: lines of what runs would come between.
+        banner::print("every role in this process", &addresses, self.data.root(), name.as_deref());
         if let Some(local) = local {
             let agents = process.stage("agent", super::agent::GRACE);
             process.spawn(&agents, "agent", local.run_over_restarts(agents.stopping()));
         }
         let running = central.spawn(&mut process)?;
-        banner::print("every role in this process", &addresses, self.data.root(), name.as_deref());
         Ok(process.run(running.close()).await)
     }
 
