@@ -46,7 +46,7 @@ fn each_command_reaches_one_agent_a_selector_and_all() {
 #[test]
 fn stop_pauses_across_a_restart_until_start() {
     let (sandbox, _up, _agents) = fleet();
-    let state = || sandbox.json(&["status", "a-1"])["live"]["result"]["state"].clone();
+    let state = || sandbox.json(&["send-command", "a-1", "STATUS"])[0]["result"]["state"].clone();
     assert_eq!(state(), "COLLECTING");
     assert_eq!(sandbox.cli(&["send-command", "a-1", "STOP"]).code, 0);
     assert_eq!(sandbox.cli(&["send-command", "a-1", "RESTART"]).code, 0);
