@@ -24,7 +24,7 @@ pub(crate) async fn record(
         Event::Put(entry) => version(registry, entry, wall).await,
         Event::Delete { key, revision } => {
             let Some(target) = Target::of_key(key) else { return Ok(()) };
-            let by = UNKNOWN_AUTHOR.to_owned();
+            let by = author(registry, &target, *revision).await?;
             let entry = HistoryEntry { revision: *revision, at: wall, by, value: None };
             write(registry, &target, entry).await
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use backends::Backends;
 use backends::bus::embedded::EmbeddedBus;
 use backends::bus::{Bus, NewRecord, Retention, StartAt, Subscription, TopicSpec};
-use backends::registry::Registry;
 use backends::registry::embedded::EmbeddedRegistry;
+use backends::registry::{Event, Operation, Registry, Txn};
 use model::command::{CommandState, CommandType};
 use model::id::{AgentId, CommandId, Incarnation, Revision, ServerId};
 use model::limit::CONFIG_HISTORY_MAX;
@@ -18,7 +18,7 @@ use model::presence::{Collection, Presence, Reason};
 use model::sample::Timestamp;
 use model::truth::ConfigTruth;
 use monitor::{Monitor, Settings};
-use proto::key::{self, AgentEntry, Client, HistoryEntry, ServerEntry, Target};
+use proto::key::{self, AgentEntry, AuthorEntry, Client, HistoryEntry, ServerEntry, Target};
 use proto::record::{self, CommandRecord, ResponseRecord, StatusRecord};
 use runtime::ops::Ops;
 use runtime::{Health, Scope};
@@ -260,7 +260,6 @@ async fn the_last_fifty_versions_of_a_config_are_kept() {
     for version in 0..CONFIG_HISTORY_MAX + 5 {
         fleet.put(&target.key(), &serde_json::json!({ "interval": version + 1 })).await;
         loop {
-            use backends::registry::Event;
             if let Event::Put(entry) = written.next().await.unwrap().unwrap() {
                 let entry: HistoryEntry = serde_json::from_slice(&entry.value).unwrap();
                 assert_eq!(entry.value, Some(format!(r#"{{"interval":{}}}"#, version + 1)));
@@ -271,5 +270,29 @@ async fn the_last_fifty_versions_of_a_config_are_kept() {
     }
     let kept = fleet.backends.registry.list(&prefix).await.unwrap().entries;
     assert_eq!(kept.len(), CONFIG_HISTORY_MAX);
+    monitor.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_names_who_removed_a_config() {
+    let fleet = Fleet::new().await;
+    fleet.server().await;
+    let monitor = fleet.monitor("m1");
+    let target = Target::Agent(agent_id("agent-001"));
+    let registry = &fleet.backends.registry;
+    let mut written = registry.watch(&key::history_prefix(&target), Revision(0)).await.unwrap();
+    let mut next = async || loop {
+        if let Event::Put(entry) = written.next().await.unwrap().unwrap() {
+            break serde_json::from_slice::<HistoryEntry>(&entry.value).unwrap();
+        }
+    };
+    fleet.put(&target.key(), &serde_json::json!({})).await;
+    assert_eq!(next().await.by, "registry");
+    let by = serde_json::to_vec(&AuthorEntry { by: "alice".to_owned() }).unwrap().into();
+    let author = Operation::Put { key: key::author(&target), value: by, lease: None };
+    let operations = vec![Operation::Delete { key: target.key() }, author];
+    registry.commit(Txn { compares: vec![], operations }).await.unwrap();
+    let removal = next().await;
+    assert_eq!((removal.by.as_str(), removal.value), ("alice", None));
     monitor.stop(Duration::from_secs(5)).await.unwrap();
 }
