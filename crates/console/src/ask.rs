@@ -66,11 +66,9 @@ impl Params {
 
     /// `1` to `max`, or the default.
     pub(crate) fn limit(&self, default: usize, max: usize) -> Result<usize, Refusal> {
-        match self.parsed("limit")? {
-            None => Ok(default),
-            Some(limit) if (1..=max).contains(&limit) => Ok(limit),
-            Some(limit) => Err(Refusal::malformed(format!("limit is {limit}: give 1 to {max}"))),
-        }
+        let Some(text) = self.one("limit")? else { return Ok(default) };
+        let limit = text.parse().ok().filter(|limit| (1..=max).contains(limit));
+        limit.ok_or_else(|| Refusal::malformed(format!("limit is {text:?}: give 1 to {max}")))
     }
 
     /// An instant, or how long before `now` it was.
@@ -135,14 +133,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         match Json::<T>::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
             Err(JsonRejection::MissingJsonContentType(_)) => Err(Refusal::not_json()),
-            Err(JsonRejection::JsonDataError(error)) => Err(Refusal::invalid(error.body_text())),
+            Err(JsonRejection::JsonDataError(error)) => Err(Refusal::invalid(in_words(&error.body_text()))),
             Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 let max = model::limit::HTTP_BODY_BYTES_MAX;
                 Err(Refusal::too_large(format!("the body is too large: at most {max} bytes are read")))
             }
-            Err(error) => Err(Refusal::malformed(error.body_text())),
+            Err(error) => Err(Refusal::malformed(in_words(&error.body_text()))),
         }
     }
+}
+
+/// The library's text tells programmers of types; whoever reads ours wrote a body.
+fn in_words(text: &str) -> String {
+    text.replace("Failed to deserialize the JSON body into the target type", "the body does not fit")
+        .replace("Failed to parse the request body as JSON", "the body is not JSON")
 }
 
 /// Who asks, as they say: shown to people, so short and printable.

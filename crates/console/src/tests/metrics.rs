@@ -81,7 +81,7 @@ async fn questions_that_mean_nothing_are_refused() {
     for (query, said) in [
         ("limit=0", "limit"),
         ("limit=100001", "100000"),
-        ("limit=x", "limit"),
+        ("limit=x", "limit is \"x\": give 1 to 100000"),
         ("since=yesterday", "since"),
         ("since=-1h", "since"),
         ("step=0", "step"),
