@@ -47,7 +47,8 @@ impl Scope {
     pub fn spawn(&self, task: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let entry = Entry::new(self, task);
         let alarm = self.broken.clone().drop_guard();
-        let span = tracing::info_span!("task", scope = self.name, task);
+        // No parent: the scopes around this one say nothing that its own name does not, on every line.
+        let span = tracing::info_span!(parent: None, "task", scope = self.name, task);
         let watched = async move {
             let _entry = entry;
             work.await;
