@@ -181,9 +181,10 @@ impl Api {
         &self,
         of: &Target,
         expect: Option<Revision>,
+        by: &str,
     ) -> Result<ConfigWritten, ApiError> {
-        let query: Vec<_> =
-            expect.map(|revision| ("expect_revision", revision.to_string())).into_iter().collect();
+        let mut query = vec![("by", by.to_owned())];
+        query.extend(expect.map(|revision| ("expect_revision", revision.to_string())));
         let url = self.url(&config_path(of), &query);
         self.answer(&url, self.http.delete(url.as_str()).call())
     }

@@ -69,15 +69,38 @@ impl Failure {
     }
 }
 
-/// One line: the failure and its causes.
+/// One line: the failure and its causes, less those that the text before them quotes.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error)
+        let mut line = String::new();
+        for cause in self.error.chain().map(ToString::to_string) {
+            if line.is_empty() {
+                line = cause;
+            } else if !line.contains(&cause) {
+                line = format!("{line}: {cause}");
+            }
+        }
+        f.write_str(&line)
     }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::new(Exit::Failed, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("disk full");
+        let told = |context: &'static str| {
+            Failure::new(Exit::Failed, anyhow::Error::new(cause()).context(context)).to_string()
+        };
+        assert_eq!(told("cannot write a"), "cannot write a: disk full");
+        assert_eq!(told("cannot write a (disk full): free some"), "cannot write a (disk full): free some");
     }
 }

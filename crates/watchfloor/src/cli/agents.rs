@@ -2,8 +2,10 @@
 
 use std::io::Write;
 
+use model::presence::Presence;
 use model::selector::Selector;
 use proto::api::Agent;
+use proto::key::Client;
 use runtime::clock;
 
 use super::output::{self, Output};
@@ -62,13 +64,17 @@ fn table(agents: &[Agent]) -> Table {
     ]);
     for Agent { entry, standing, last_data } in agents {
         let labels: Vec<String> = entry.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let reports = entry.client == proto::key::Client::Session;
+        let reports = entry.client == Client::Session && entry.status != Presence::NeverSeen;
         let interval = std::time::Duration::from_millis(entry.interval_ms);
         table.row([
             Cell::styled(entry.agent_id.as_str(), render::BOLD),
             Cell::styled(entry.status.label(), render::presence_style(entry.status)),
             Cell::plain(entry.reason.words()),
-            Cell::plain(format!("{} ago", render::age(now.since(entry.since)))),
+            Cell::plain(if entry.status == Presence::NeverSeen {
+                "-".to_owned()
+            } else {
+                format!("{} ago", render::age(now.since(entry.since)))
+            }),
             if reports { Cell::plain(entry.collection.to_string()) } else { Cell::plain("-") },
             if entry.interval_ms > 0 { Cell::plain(render::seconds(interval)) } else { Cell::plain("-") },
             Cell::plain(

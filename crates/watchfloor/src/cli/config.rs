@@ -174,8 +174,8 @@ impl Args {
             Action::Edit { on } => return edit::run(api, &on.target(), out),
             Action::Unset { on, expect_revision } => {
                 let target = on.target();
-                let written = api.delete_config(&target, expect_revision.map(Revision))?;
-                writeln!(out, "{} has no config of its own, revision {}", name(&target), written.revision)?;
+                let written = api.delete_config(&target, expect_revision.map(Revision), &operator())?;
+                writeln!(out, "{} is removed, revision {}", name(&target), written.revision)?;
             }
             Action::Validate { words } => return validate(words, out),
             Action::Diff { on, from, to, effective } => {
@@ -209,7 +209,7 @@ fn explain_absence(error: ApiError, target: &Target) -> Failure {
         Target::Agent(id) if error.is_not_found() => Failure::message(
             Exit::Failed,
             format!(
-                "{id} has no config of its own; what it is to run shows `watchfloor config effective {id}`"
+                "{id} has no config of its own; `watchfloor config effective {id}` shows what it is to run"
             ),
         ),
         Target::Agent(_) | Target::Group(_) => error.into(),
@@ -234,8 +234,8 @@ fn set(api: &Api, words: &Words, how: &How, out: &mut dyn Write) -> Result<(), F
 
 fn hint(target: &Target) -> String {
     match target {
-        Target::Agent(id) => format!("; whether it runs shows `watchfloor status {id}`"),
-        Target::Group(_) => "; whether it runs shows `watchfloor agents`".to_owned(),
+        Target::Agent(id) => format!("; `watchfloor status {id}` shows whether it runs"),
+        Target::Group(_) => "; `watchfloor agents` shows where it runs".to_owned(),
     }
 }
 

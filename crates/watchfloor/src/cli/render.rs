@@ -50,6 +50,9 @@ impl Cell {
 
 impl std::fmt::Display for Cell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.text.is_empty() {
+            return Ok(());
+        }
         write!(f, "{}{}{}", self.style.render(), self.text, self.style.render_reset())
     }
 }
@@ -86,7 +89,7 @@ impl Table {
                 let after = if last { 0 } else { after + 2 };
                 line.push_str(&format!("{:before$}{cell}{:after$}", "", ""));
             }
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", line.trim_end())?;
         }
         Ok(())
     }
@@ -207,7 +210,9 @@ fn table_of(rows: Vec<&Map<String, Value>>, indent: usize, out: &mut dyn io::Wri
 pub(crate) fn scalar(value: &Value) -> String {
     let text = match value {
         Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Array(list) if list.is_empty() => "none".to_owned(),
         Value::Array(list) => list.iter().map(scalar).collect::<Vec<_>>().join(", "),
         Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
     };
@@ -229,6 +234,7 @@ mod tests {
         let mut table = Table::new(["AGENT", "CPU"]);
         table.row([Cell::styled("a-long-name", RED), Cell::right("5.0")]);
         table.row([Cell::plain("b"), Cell::right("100.0")]);
+        assert_eq!(Cell::styled("", RED).to_string(), "", "nothing needs no colour");
         insta::assert_snapshot!(printed(|out| table.print(out)), @r"
         AGENT          CPU
         a-long-name    5.0
@@ -253,7 +259,7 @@ mod tests {
     fn facts_read_without_knowing_json() {
         let value = serde_json::json!({
             "collection": "PAUSED", "interval_ms": 500,
-            "config": {"running": {"revision": 7}},
+            "config": {"running": {"revision": 7}}, "boot_id": "", "collectors": [],
             "plugins": [{"name": "filter", "dropped": 10}, {"name": "deduplication", "dropped": 3}],
         });
         let text = printed(|out| facts(value.as_object().unwrap(), 0, out));
@@ -263,6 +269,8 @@ mod tests {
         config
           running
             revision  7
+        boot id      -
+        collectors   none
         plugins
           name           dropped
           filter              10

@@ -127,7 +127,8 @@ impl Args {
             return output::json(out, accepted);
         }
         let CommandAccepted { command_id, agents, expires_at } = accepted;
-        writeln!(out, "{command_id} for {} agents until {expires_at}", agents.len())
+        let plural = if agents.len() == 1 { "" } else { "s" };
+        writeln!(out, "{command_id} for {} agent{plural} until {expires_at}", agents.len())
     }
 }
 
@@ -243,5 +244,6 @@ fn line(response: &ResponseRecord, width: usize, took: Duration, out: &mut dyn W
     let (on, off) = (style.render(), style.render_reset());
     let message = render::harmless(message);
     let took = took.as_secs_f64();
-    writeln!(out, "{:width$}  {on}{state:<11}{off}  {took:>6.2}s  {message}", agent_id.as_str())
+    let line = format!("{:width$}  {on}{state:<11}{off}  {took:>6.2}s  {message}", agent_id.as_str());
+    writeln!(out, "{}", line.trim_end())
 }

@@ -1,5 +1,6 @@
 //! The HTTP listeners of a process: bound early, protected by the exposure rule, and never a reason to hang at the end.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,11 +22,15 @@ pub(super) async fn bind(address: SocketAddr, insecure: bool) -> Result<TcpListe
         .map_err(|error| Failure::new(Exit::Config, error))?;
     TcpListener::bind(address).await.map_err(|error| {
         let port = address.port();
-        let context = format!(
-            "HTTP cannot listen on {address}: `ss -ltnp 'sport = :{port}'` names the process that holds the port: stop it, \
-             or give another --http-listen"
-        );
-        Failure::new(Exit::Unavailable, anyhow::Error::new(error).context(context))
+        let message = if error.kind() == ErrorKind::AddrInUse {
+            format!(
+                "HTTP cannot listen on {address}: the port is in use; `ss -ltnp 'sport = :{port}'` or `lsof -i :{port}` names \
+                 the process that holds it: stop that one, or give another --http-listen"
+            )
+        } else {
+            format!("HTTP cannot listen on {address}: {error}; give another --http-listen")
+        };
+        Failure::message(Exit::Unavailable, message)
     })
 }
 
