@@ -20,7 +20,6 @@ pub const GROUPS: &str = "/monitor/groups/";
 pub const HEARTBEATS: &str = "/monitor/heartbeat/";
 pub const AGENTS: &str = "/monitor/agents/";
 pub const SERVERS: &str = "/monitor/servers/";
-pub const ANALYSES: &str = "/monitor/analysis/";
 pub const LEADERS: &str = "/monitor/leader/";
 pub const HISTORY: &str = "/monitor/history/";
 pub const AUTHORS: &str = "/monitor/authors/";
