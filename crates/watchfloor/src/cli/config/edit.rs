@@ -91,8 +91,8 @@ impl Draft {
     }
 
     fn edit(&self) -> Result<String, Failure> {
-        let given = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok());
-        let editor = given.filter(|editor| !editor.trim().is_empty()).unwrap_or_else(|| "vi".to_owned());
+        let given = |name| std::env::var(name).ok().filter(|editor| !editor.trim().is_empty());
+        let editor = given("VISUAL").or_else(|| given("EDITOR")).unwrap_or_else(|| "vi".to_owned());
         // As git does: the variable may hold arguments, so a shell splits it; the path is passed apart.
         let status =
             Command::new("sh").arg("-c").arg(format!("{editor} \"$1\"")).arg("sh").arg(&self.path).status();
