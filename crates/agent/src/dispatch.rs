@@ -5,7 +5,7 @@ use model::id::{AgentId, CommandId, IdError};
 use model::limit;
 use proto::convert::{command_state_to_wire, command_type_from_wire, command_type_to_wire};
 use proto::wire;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::journal::Entry;
 
@@ -18,6 +18,10 @@ pub(crate) enum Unacceptable {
     NotOurs { target: String, us: AgentId },
     #[error("its parameters have more than {} bytes", limit::COMMAND_JSON_BYTES_MAX)]
     TooLong,
+    #[error("its parameters are not a JSON object")]
+    Malformed,
+    #[error("{kind} takes no parameters, and it was given {names}")]
+    Parameters { kind: CommandType, names: String },
     #[error("this agent knows no command type {number}: update it")]
     Unknown { number: i32 },
 }
@@ -36,7 +40,21 @@ pub(crate) fn acceptable(
     }
     let number = command.r#type;
     let kind = command_type_from_wire(number).ok_or(Unacceptable::Unknown { number })?;
+    // None of today's commands takes any: what an operator says and nobody does would look done.
+    let names = parameters(&command.params_json)?;
+    if !names.is_empty() {
+        return Err(Unacceptable::Parameters { kind, names });
+    }
     Ok((id, kind))
+}
+
+/// The names of the parameters, for a person.
+fn parameters(json: &str) -> Result<String, Unacceptable> {
+    if json.is_empty() {
+        return Ok(String::new());
+    }
+    let parameters: Map<String, Value> = serde_json::from_str(json).map_err(|_| Unacceptable::Malformed)?;
+    Ok(parameters.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
 }
 
 /// What the journal says of a command, for the server.

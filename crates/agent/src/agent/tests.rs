@@ -274,7 +274,14 @@ async fn what_cannot_be_obeyed_is_refused_with_the_reason() {
         remaining_ms: 1_000,
         ..stop.clone()
     };
+    let wordy = wire::Command {
+        command_id: "wordy".to_owned(),
+        params_json: r#"{"interval": 1, "force": true}"#.to_owned(),
+        remaining_ms: 1_000,
+        ..stop.clone()
+    };
     for (command, state, why) in [
+        (wordy, CommandState::Rejected, "STOP takes no parameters, and it was given interval, force"),
         (stop, CommandState::Expired, "time was over"),
         (strange, CommandState::Rejected, "no command type 99"),
         (other, CommandState::Rejected, "agent-002"),

@@ -10,6 +10,7 @@ use std::io::Write;
 
 use model::config::{self, GroupConfig};
 use model::id::{AgentId, GroupName, Revision};
+use model::presence::Presence;
 use proto::api::{ConfigWrite, Rollback};
 use proto::key::{HistoryEntry, Target};
 use runtime::clock;
@@ -99,7 +100,7 @@ enum Action {
         #[arg(long, value_name = "REVISION")]
         to: Option<u64>,
     },
-    /// Print what an agent is to run: defaults, groups and its own config, merged.
+    /// Print what an agent is told to run: groups and its own config, merged; what they do not name has its default.
     Effective {
         #[arg(value_name = "AGENT")]
         agent: AgentId,
@@ -229,6 +230,12 @@ fn set(api: &Api, words: &Words, how: &How, out: &mut dyn Write) -> Result<(), F
     };
     let written = api.write_config(&target, &write)?;
     writeln!(out, "{} is stored as revision {}{}", name(&target), written.revision, hint(&target))?;
+    // A config may wait for its agent; it may also have been meant for another.
+    if let Target::Agent(id) = &target
+        && api.agent(id).is_ok_and(|agent| agent.entry.status == Presence::NeverSeen)
+    {
+        writeln!(out, "no agent {id} has ever connected: the config waits for it")?;
+    }
     Ok(())
 }
 
@@ -332,7 +339,11 @@ fn effective(api: &Api, agent: &AgentId, output: Output, out: &mut dyn Write) ->
     } else {
         writeln!(out, "nothing is configured: {agent} runs the defaults")?;
     }
-    writeln!(out, "revision {}, digest {}", effective.revision, effective.digest)?;
+    writeln!(
+        out,
+        "revision {}, digest {}; what is not named here has its default",
+        effective.revision, effective.digest
+    )?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What people type, made into what the program relies on. Every fault says what would have been right.
 
 use std::io::Read;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use model::command::CommandType;
@@ -22,6 +23,8 @@ pub(crate) enum ArgumentError {
     Since(String),
     #[error("{0:?} is not the address of the API: write http://host:port ({1})")]
     Api(String, String),
+    #[error("{0:?} is no address to listen on: write 127.0.0.1:50051, [::1]:50051 or localhost:50051")]
+    Listen(String),
     #[error("{0:?} is not key=value")]
     Pair(String),
     #[error(
@@ -38,6 +41,12 @@ pub(crate) enum ArgumentError {
     Text { path: String, cause: String },
     #[error("{path} has more than {max} bytes")]
     TextTooLong { path: String, max: usize },
+}
+
+/// Where to listen: an address and a port. `localhost` is the one name that needs no asking.
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, ArgumentError> {
+    let address = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    address.as_deref().unwrap_or(text).parse().map_err(|_| ArgumentError::Listen(text.to_owned()))
 }
 
 /// `30s`, `1h 30m`, `0.5` (seconds).
@@ -173,6 +182,15 @@ pub(crate) fn text(given: &str) -> Result<String, ArgumentError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_listens_on_an_address_and_localhost_is_one() {
+        assert_eq!(listen("localhost:0").unwrap(), "127.0.0.1:0".parse().unwrap());
+        assert_eq!(listen("[::1]:50051").unwrap(), "[::1]:50051".parse().unwrap());
+        for text in ["", "50051", "host.example:1", "localhost", "127.0.0.1:x"] {
+            assert!(listen(text).is_err(), "{text:?} was accepted");
+        }
+    }
 
     #[test]
     fn durations_read_as_people_write_them() {

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::agent::collect::Host;
 use ::agent::{Agent, ClientTls, Ended, Metrics, Settings, StartError};
 use ::backends::directory::DataDirectory;
 use model::id::AgentId;
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::flags::{self, AgentFlags, DataFlags};
 use super::process::Process;
 use super::{End, http};
+use crate::cli::parse;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long)]
     insecure: bool,
     /// Health and metrics of this process; off when absent.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse::listen)]
     http_listen: Option<SocketAddr>,
     #[command(flatten)]
     data: DataFlags,
@@ -129,10 +129,10 @@ impl Local {
             .map_err(|error| Failure::new(Exit::Unavailable, error))?;
         let settings = Settings {
             agent_id,
-            labels: flags.labels(),
+            labels: flags.labels()?,
             servers,
             state_directory: directory.path().to_owned(),
-            roots: Host::at(&flags.proc_root, &flags.sys_root, &flags.rootfs),
+            roots: flags.host()?,
             tls: None,
             insecure: false,
         };

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use super::backends::{self, ChoiceError};
 use super::flags::{BackendFlags, DataFlags};
+use crate::cli::parse;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -22,7 +23,7 @@ pub(crate) struct MonitorArgs {
     #[command(flatten)]
     data: DataFlags,
     /// Health and metrics of this process.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8092")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8092", value_parser = parse::listen)]
     http_listen: SocketAddr,
 }
 
@@ -39,7 +40,7 @@ pub(crate) struct AnalysisArgs {
     #[command(flatten)]
     data: DataFlags,
     /// The HTTP API.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090", value_parser = parse::listen)]
     http_listen: SocketAddr,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ::agent::collect::Host;
 use model::id::{AgentId, ServerId};
 use model::presence::Timing;
 
@@ -32,7 +33,7 @@ impl DataFlags {
 #[derive(Debug, clap::Args)]
 pub(super) struct GrpcFlags {
     /// Where agents connect; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = parse::listen)]
     pub(super) grpc_listen: SocketAddr,
     /// This server's name; the host's name when absent.
     #[arg(long, value_name = "ID")]
@@ -94,13 +95,13 @@ pub(super) struct AgentFlags {
     labels: Vec<(String, String)>,
     /// The /proc to read, when the agent runs in a container.
     #[arg(long, value_name = "DIR", default_value = "/proc")]
-    pub(super) proc_root: PathBuf,
+    proc_root: PathBuf,
     /// The /sys to read.
     #[arg(long, value_name = "DIR", default_value = "/sys")]
-    pub(super) sys_root: PathBuf,
+    sys_root: PathBuf,
     /// Where the file systems of the watched machine are mounted.
     #[arg(long, value_name = "DIR", default_value = "/")]
-    pub(super) rootfs: PathBuf,
+    rootfs: PathBuf,
 }
 
 impl AgentFlags {
@@ -111,8 +112,26 @@ impl AgentFlags {
         }
     }
 
-    pub(super) fn labels(&self) -> BTreeMap<String, String> {
-        self.labels.iter().cloned().collect()
+    pub(super) fn labels(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let mut labels = BTreeMap::new();
+        for (key, value) in &self.labels {
+            if let Some(other) = labels.insert(key.clone(), value.clone()) {
+                let message = format!("--label {key} is given twice, as {other} and as {value}: give one");
+                return Err(Failure::message(Exit::Config, message));
+            }
+        }
+        Ok(labels)
+    }
+
+    /// Where the machine to watch shows itself. That there is one is seen at once, not tick after tick.
+    pub(super) fn host(&self) -> Result<Host, Failure> {
+        let stat = self.proc_root.join("stat");
+        if let Err(error) = std::fs::metadata(&stat) {
+            let message =
+                format!("--proc-root {} is no /proc: {}: {error}", self.proc_root.display(), stat.display());
+            return Err(Failure::message(Exit::Config, message));
+        }
+        Ok(Host::at(&self.proc_root, &self.sys_root, &self.rootfs))
     }
 }
 

@@ -6,6 +6,7 @@ use super::central::Central;
 use super::flags::{BackendFlags, DataFlags, GrpcFlags};
 use super::process::Process;
 use super::{backends, banner};
+use crate::cli::parse;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -21,7 +22,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     grpc: GrpcFlags,
     /// The HTTP API; without this flag it is also at 127.0.0.1:8090, where operators' commands look.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8091")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8091", value_parser = parse::listen)]
     http_listen: SocketAddr,
     #[command(flatten)]
     backends: BackendFlags,

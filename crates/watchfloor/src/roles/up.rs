@@ -10,6 +10,7 @@ use super::central::Central;
 use super::flags::{self, AgentFlags, BackendFlags, DataFlags, GrpcFlags};
 use super::process::Process;
 use super::{backends, banner};
+use crate::cli::parse;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     grpc: GrpcFlags,
     /// The HTTP API; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090", value_parser = parse::listen)]
     http_listen: SocketAddr,
     #[command(flatten)]
     agent: AgentFlags,
