@@ -3,7 +3,7 @@
 //! An agent answers for itself. For one that never answers, the leading monitor keeps [`OpenCommands`] and writes the
 //! final state after the deadline.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -129,13 +129,39 @@ pub struct Unanswered {
 /// Every command without a final state, as seen from the bus. Time is monotonic, so clock steps expire nothing.
 ///
 /// Orders and reports come on two topics, so a report may be seen before its order; and an order may be sent twice. The
-/// newest ended ones are therefore remembered.
+/// newest reports of commands that are not open are therefore remembered.
 #[derive(Clone, Debug, Default)]
 pub struct OpenCommands {
-    open: BTreeMap<(CommandId, AgentId), Open>,
-    ended: BTreeSet<(CommandId, AgentId)>,
-    /// The same, oldest first.
-    ended_in_order: VecDeque<(CommandId, AgentId)>,
+    open: BTreeMap<Key, Open>,
+    reported: Reported,
+}
+
+/// One command at one agent.
+type Key = (CommandId, AgentId);
+
+/// The furthest state of commands that are not open: ended, or not seen yet.
+#[derive(Clone, Debug, Default)]
+struct Reported {
+    states: BTreeMap<Key, CommandState>,
+    /// The same keys, oldest first.
+    order: VecDeque<Key>,
+}
+
+impl Reported {
+    /// A later state does not go back, and an end stays.
+    fn note(&mut self, key: Key, state: CommandState) {
+        if let Some(known) = self.states.get_mut(&key) {
+            *known = (*known).max(state);
+            return;
+        }
+        self.states.insert(key.clone(), state);
+        self.order.push_back(key);
+        if self.order.len() > limit::COMMANDS_REMEMBERED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.states.remove(&oldest);
+        }
+    }
 }
 
 impl OpenCommands {
@@ -150,19 +176,21 @@ impl OpenCommands {
     ) {
         let deadline = now + remaining.min(limit::COMMAND_TIMEOUT_MAX) + limit::COMMAND_GRACE;
         let key = (command_id, agent_id);
-        if !self.ended.contains(&key) {
-            self.open.entry(key).or_insert(Open { kind, deadline, state: CommandState::Pending });
+        let state = self.reported.states.get(&key).copied().unwrap_or(CommandState::Pending);
+        if !state.is_final() {
+            self.open.entry(key).or_insert(Open { kind, deadline, state });
         }
     }
 
     /// Somebody reported a state. A final one closes the command.
     pub fn reported(&mut self, command_id: &CommandId, agent_id: &AgentId, state: CommandState) {
         let key = (command_id.clone(), agent_id.clone());
-        if state.is_final() {
-            self.open.remove(&key);
-            self.remember(key);
-        } else if let Some(open) = self.open.get_mut(&key) {
-            open.state = open.state.max(state);
+        match self.open.get_mut(&key) {
+            Some(open) if !state.is_final() => open.state = open.state.max(state),
+            _ => {
+                self.open.remove(&key);
+                self.reported.note(key, state);
+            }
         }
     }
 
@@ -192,17 +220,6 @@ impl OpenCommands {
 
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
-    }
-
-    fn remember(&mut self, key: (CommandId, AgentId)) {
-        if self.ended.insert(key.clone()) {
-            self.ended_in_order.push_back(key);
-        }
-        if self.ended_in_order.len() > limit::COMMANDS_REMEMBERED_MAX
-            && let Some(oldest) = self.ended_in_order.pop_front()
-        {
-            self.ended.remove(&oldest);
-        }
     }
 }
 
@@ -262,6 +279,15 @@ mod tests {
             early.issued(command.clone(), agent.clone(), CommandType::Stop, Duration::ZERO, 30 * SECOND);
             assert!(early.is_empty());
         }
+    }
+
+    #[test]
+    fn a_delivery_that_was_seen_before_its_order_counts() {
+        let (command, agent) = ids();
+        let mut early = OpenCommands::default();
+        early.reported(&command, &agent, CommandState::Delivered);
+        early.issued(command, agent, CommandType::Stop, Duration::ZERO, 30 * SECOND);
+        assert_eq!(early.unanswered(32 * SECOND)[0].state, CommandState::Unknown);
     }
 
     #[test]

@@ -124,7 +124,7 @@ pub const COMMAND_GRACE: Duration = Duration::from_secs(2);
 pub const COMMANDS_WAITING_PER_AGENT_MAX: usize = 64;
 /// Commands one server knows and that have not passed their deadline, over all agents.
 pub const COMMANDS_PER_SERVER_MAX: usize = 100_000;
-/// Ended commands a monitor remembers, so that none is ended twice.
+/// Commands whose reports a monitor remembers while they are not open, so that none is ended twice.
 pub const COMMANDS_REMEMBERED_MAX: usize = 100_000;
 /// Commands an agent remembers, so that one sent twice acts once.
 pub const COMMAND_JOURNAL_MAX: usize = 1_000;
