@@ -7,7 +7,8 @@
 //!    commit that wrote it, `Entry::version` counts writes since the key was created.
 //! 3. A commit whose compares do not all hold changes nothing and says so with `Committed { succeeded: false, .. }`.
 //! 4. A watch delivers every change under its prefix after the given revision, in revision order, each once. When those
-//!    revisions are no longer kept, it delivers one `Resync` with everything under the prefix, then goes on.
+//!    revisions are no longer kept, and when it is restored after an error, it delivers one `Resync` with everything under
+//!    the prefix, then goes on.
 //! 5. A key attached to a lease is deleted when the lease expires or is revoked; watchers see the delete. A lease expires
 //!    when it was not kept alive for its whole time to live, by monotonic time: a step of the wall clock expires nothing.
 //!    A restart of the store gives each lease one full time to live.
@@ -16,6 +17,8 @@
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 
 use std::fmt;
 use std::time::Duration;

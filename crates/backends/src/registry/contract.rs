@@ -3,6 +3,7 @@
 //!
 //! One function checks one law and panics where it is broken. All keys begin with `/t/`.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use super::{
     Committed, Compare, Entry, Event, LeaseId, Operation, Registry, RegistryError, Txn, VALUE_BYTES_MAX,
     Watch,
 };
+
+/// A law's name and its check in a fresh world.
+pub type Law = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
 
 /// Makes the implementation under test. One fixture is one world: what is opened later sees what was left earlier.
 #[async_trait]
@@ -412,7 +416,7 @@ pub async fn after_closing_every_call_says_so_and_watches_end(fixture: &impl Fix
 }
 
 /// One test for each law of the registry. `$fixture` makes a fresh world each time; `paused` runs the tests on tokio's
-/// paused clock, for fixtures whose leases run by it.
+/// paused clock, for fixtures whose leases run by it; `laws` gives names and futures to a test harness that is not Rust's.
 #[macro_export]
 macro_rules! registry_contract {
     ($fixture:expr) => {
@@ -421,8 +425,12 @@ macro_rules! registry_contract {
     ($fixture:expr, paused) => {
         $crate::registry_contract!(@all $fixture, #[tokio::test(start_paused = true)]);
     };
+    ($fixture:expr, laws) => {
+        $crate::registry_contract! { @all $fixture, #[laws] }
+    };
     (@all $fixture:expr, #[$($test:tt)*]) => {
-        $crate::registry_contract!(@each $fixture, [$($test)*],
+        // With braces it may stand for items and for an expression.
+        $crate::registry_contract! { @each $fixture, [$($test)*],
             what_was_committed_survives_reopening
             a_commit_happens_at_one_revision
             a_deleted_key_begins_anew
@@ -444,8 +452,15 @@ macro_rules! registry_contract {
             a_slow_watcher_holds_back_nobody
             an_oversize_value_is_refused_before_anything_is_written
             after_closing_every_call_says_so_and_watches_end
-        );
+        }
     };
+    (@each $fixture:expr, [laws], $($law:ident)*) => {{
+        let laws: ::std::vec::Vec<$crate::registry::contract::Law> = ::std::vec![$((
+            stringify!($law),
+            || ::std::boxed::Box::pin(async { $crate::registry::contract::$law(&$fixture).await }),
+        )),*];
+        laws
+    }};
     (@each $fixture:expr, $test:tt, $($law:ident)*) => {
         $($crate::registry_contract!(@one $fixture, $test, $law);)*
     };
