@@ -19,6 +19,8 @@
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod embedded;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 mod partitioner;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,255 @@
+//! Publishing: one idempotent producer for the whole process, made anew after a fatal error.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::settings::Settings;
+use super::telemetry::{Telemetry, Voice};
+use super::{RECORD_BYTES_MAX, failure, refused};
+use crate::bus::{BusError, NewRecord, Position};
+
+/// librdkafka reports every record by its own deadline; this much later something else is wrong.
+const REPORT_GRACE: Duration = Duration::from_secs(5);
+
+/// Publishes, and waits for delivery reports.
+pub(super) struct Publisher {
+    config: ClientConfig,
+    telemetry: Arc<Telemetry>,
+    within: Duration,
+    /// A report has made room in the queue.
+    room: Arc<Notify>,
+    /// `None` once closed.
+    producer: Mutex<Option<Arc<ThreadedProducer<Reports>>>>,
+}
+
+impl Publisher {
+    pub(super) fn new(settings: &Settings, telemetry: Arc<Telemetry>) -> Result<Self, BusError> {
+        let publisher = Self {
+            config: settings.publishing(),
+            telemetry,
+            within: settings.publish_within,
+            room: Arc::default(),
+            producer: Mutex::default(),
+        };
+        *publisher.lock() = Some(Arc::new(publisher.create()?));
+        Ok(publisher)
+    }
+
+    /// Returns when every record is acknowledged by all replicas that are in sync, or one has failed.
+    pub(super) async fn publish(
+        &self,
+        topic: &str,
+        records: &[NewRecord],
+    ) -> Result<Vec<Position>, BusError> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let producer = self.lock().clone().ok_or(BusError::Closed)?;
+        let result = self.deliver(&producer, topic, records).await;
+        if producer.client().fatal_error().is_some() {
+            self.replace(&producer);
+        }
+        result
+    }
+
+    async fn deliver(
+        &self,
+        producer: &ThreadedProducer<Reports>,
+        topic: &str,
+        records: &[NewRecord],
+    ) -> Result<Vec<Position>, BusError> {
+        let deadline = Instant::now() + self.within;
+        let late = || BusError::Unavailable { reason: format!("{topic}: not acknowledged in time") };
+        let (call, reported) = Call::new(records.len());
+        for (index, record) in records.iter().enumerate() {
+            let mut place = Box::new(Place { call: Arc::clone(&call), index });
+            // A full queue is backpressure: the caller waits for room, and its records keep their order.
+            while let Err((error, back)) = enqueue(producer, topic, record, place) {
+                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                    return Err(rejected(topic, record, &error));
+                }
+                place = back;
+                tokio::time::timeout_at(deadline, self.room.notified()).await.map_err(|_| late())?;
+            }
+        }
+        match tokio::time::timeout_at(deadline + REPORT_GRACE, reported).await {
+            Ok(Ok(Ok(positions))) => Ok(positions),
+            Ok(Ok(Err((index, error)))) => Err(match records.get(index) {
+                Some(record) => rejected(topic, record, &error),
+                None => failure(topic, &error),
+            }),
+            // No report, or a producer that was dropped under it.
+            Ok(Err(_)) | Err(_) => Err(late()),
+        }
+    }
+
+    /// Waits for the reports of what is queued, at most `within`.
+    pub(super) async fn close(&self, within: Duration) -> Result<(), BusError> {
+        let Some(producer) = self.lock().take() else { return Ok(()) };
+        let flushed = tokio::task::spawn_blocking(move || producer.flush(within)).await;
+        match flushed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                Err(BusError::Unavailable { reason: format!("not all records were acknowledged: {error}") })
+            }
+            Err(error) => Err(BusError::Store { reason: format!("the producer broke off: {error}") }),
+        }
+    }
+
+    fn create(&self) -> Result<ThreadedProducer<Reports>, BusError> {
+        let reports = Reports {
+            voice: Voice::new(Arc::clone(&self.telemetry)),
+            telemetry: Arc::clone(&self.telemetry),
+            room: Arc::clone(&self.room),
+        };
+        self.config.create_with_context(reports).map_err(|error| refused(&error))
+    }
+
+    /// A producer that met a fatal error answers every record with it, for ever.
+    fn replace(&self, failed: &Arc<ThreadedProducer<Reports>>) {
+        let mut current = self.lock();
+        if !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, failed)) {
+            return; // Another call was first, or the bus is closed.
+        }
+        let reason = failed.client().fatal_error().map(|(_, reason)| reason).unwrap_or_default();
+        match self.create() {
+            Ok(new) => {
+                tracing::warn!(reason, "the kafka producer failed for good and was made anew");
+                let old = current.replace(Arc::new(new));
+                // It waits for its thread and for what it gives up.
+                drop(tokio::task::spawn_blocking(move || drop(old)));
+            }
+            Err(error) => tracing::warn!(%error, reason, "the kafka producer could not be made anew"),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<ThreadedProducer<Reports>>>> {
+        self.producer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives `record` to librdkafka, which copies it; on failure the place comes back.
+fn enqueue(
+    producer: &ThreadedProducer<Reports>,
+    topic: &str,
+    record: &NewRecord,
+    place: Box<Place>,
+) -> Result<(), (KafkaError, Box<Place>)> {
+    let mut new = BaseRecord::with_opaque_to(topic, place).key(&record.key).payload(&record.value[..]);
+    if !record.headers.is_empty() {
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        new = new.headers(record.headers.iter().fold(headers, |headers, (name, value)| {
+            headers.insert(Header { key: name, value: Some(value) })
+        }));
+    }
+    producer.send(new).map_err(|(error, back)| (error, back.delivery_opaque))
+}
+
+fn rejected(topic: &str, record: &NewRecord, error: &KafkaError) -> BusError {
+    match error.rdkafka_error_code() {
+        // The topic's own limit may be below the bus's; the broker does not tell it.
+        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
+            BusError::TooLarge { topic: topic.to_owned(), bytes: record.value.len(), max: RECORD_BYTES_MAX }
+        }
+        _ => failure(topic, error),
+    }
+}
+
+/// One call of `publish`: filled in by the reports of its records.
+struct Call {
+    state: Mutex<Pending>,
+}
+
+struct Pending {
+    positions: Vec<Position>,
+    missing: usize,
+    done: Option<oneshot::Sender<Result<Vec<Position>, (usize, KafkaError)>>>,
+}
+
+/// Which record of which call a report is about.
+struct Place {
+    call: Arc<Call>,
+    index: usize,
+}
+
+impl Call {
+    #[expect(clippy::type_complexity, reason = "the receiver's type is its sender's")]
+    fn new(records: usize) -> (Arc<Self>, oneshot::Receiver<Result<Vec<Position>, (usize, KafkaError)>>) {
+        let (done, reported) = oneshot::channel();
+        let positions = vec![Position { partition: 0, offset: 0 }; records];
+        let state = Mutex::new(Pending { positions, missing: records, done: Some(done) });
+        (Arc::new(Self { state }), reported)
+    }
+
+    fn report(&self, index: usize, result: Result<Position, KafkaError>) {
+        let mut pending = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.missing = pending.missing.saturating_sub(1);
+        let answer = match result {
+            Ok(position) => {
+                if let Some(place) = pending.positions.get_mut(index) {
+                    *place = position;
+                }
+                if pending.missing > 0 {
+                    return;
+                }
+                Ok(std::mem::take(&mut pending.positions))
+            }
+            // The first failure is the answer; what else becomes of the call was not promised.
+            Err(error) => Err((index, error)),
+        };
+        if let Some(done) = pending.done.take() {
+            // A caller that is gone wanted no answer.
+            drop(done.send(answer));
+        }
+    }
+}
+
+/// Takes the producer's delivery reports.
+struct Reports {
+    voice: Voice,
+    telemetry: Arc<Telemetry>,
+    room: Arc<Notify>,
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.voice.log(level, facility, line);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.voice.stats(statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.voice.error(error, reason);
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<Place>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
+        let result = match result {
+            Ok(message) => {
+                self.telemetry.answered();
+                // Never negative in a report of success.
+                Ok(Position {
+                    partition: u32::try_from(message.partition()).unwrap_or_default(),
+                    offset: u64::try_from(message.offset()).unwrap_or_default(),
+                })
+            }
+            Err((error, _)) => Err(error.clone()),
+        };
+        place.call.report(place.index, result);
+        self.room.notify_one();
+    }
+}
