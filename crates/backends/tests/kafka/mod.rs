@@ -42,8 +42,12 @@ impl Apart {
         let short = |topic: String| topic.strip_prefix(&self.prefix).map(str::to_owned).unwrap_or(topic);
         match error {
             BusError::NoSuchTopic { topic } => BusError::NoSuchTopic { topic: short(topic) },
-            BusError::Unfit { topic, found, wanted } => BusError::Unfit { topic: short(topic), found, wanted },
-            BusError::TooLarge { topic, bytes, max } => BusError::TooLarge { topic: short(topic), bytes, max },
+            BusError::Unfit { topic, found, wanted } => {
+                BusError::Unfit { topic: short(topic), found, wanted }
+            }
+            BusError::TooLarge { topic, bytes, max } => {
+                BusError::TooLarge { topic: short(topic), bytes, max }
+            }
             other => other,
         }
     }

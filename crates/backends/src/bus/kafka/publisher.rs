@@ -164,6 +164,9 @@ fn rejected(topic: &str, record: &NewRecord, error: &KafkaError) -> BusError {
     }
 }
 
+/// Every position, or the first record that failed and why.
+type Outcome = Result<Vec<Position>, (usize, KafkaError)>;
+
 /// One call of `publish`: filled in by the reports of its records.
 struct Call {
     state: Mutex<Pending>,
@@ -172,7 +175,7 @@ struct Call {
 struct Pending {
     positions: Vec<Position>,
     missing: usize,
-    done: Option<oneshot::Sender<Result<Vec<Position>, (usize, KafkaError)>>>,
+    done: Option<oneshot::Sender<Outcome>>,
 }
 
 /// Which record of which call a report is about.
@@ -182,8 +185,7 @@ struct Place {
 }
 
 impl Call {
-    #[expect(clippy::type_complexity, reason = "the receiver's type is its sender's")]
-    fn new(records: usize) -> (Arc<Self>, oneshot::Receiver<Result<Vec<Position>, (usize, KafkaError)>>) {
+    fn new(records: usize) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
         let (done, reported) = oneshot::channel();
         let positions = vec![Position { partition: 0, offset: 0 }; records];
         let state = Mutex::new(Pending { positions, missing: records, done: Some(done) });
@@ -251,5 +253,30 @@ impl ProducerContext for Reports {
         };
         place.call.report(place.index, result);
         self.room.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use crate::bus::kafka::{KafkaBus, KafkaOptions};
+    use crate::bus::{Bus, NewRecord};
+
+    /// librdkafka's own mock of a broker: only it can be told to fail a producer for good.
+    #[tokio::test]
+    async fn a_producer_that_failed_for_good_is_made_anew() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        // Fatal for an idempotent producer.
+        let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
+        let bus = KafkaBus::connect(KafkaOptions::new(vec![cluster.bootstrap_servers()])).unwrap();
+        let record = NewRecord { key: "k".to_owned(), ..NewRecord::default() };
+        let error = bus.publish("t", vec![record.clone()]).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(bus.publish("t", vec![record]).await.unwrap().len(), 1);
+        bus.close().await.unwrap();
     }
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use model::sample::Timestamp;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use runtime::Scope;
 use tokio::sync::{Semaphore, oneshot};
@@ -25,6 +26,34 @@ const AT_ONCE: usize = 16;
 const LISTEN: Duration = Duration::from_millis(250);
 /// Between two tries to reach a broker that nobody else asks.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// Between two tries at a question whose answer is on its way.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// Why a question has no answer.
+enum Unanswered {
+    /// A partition is moving, or has just been made: the same question has an answer in a moment.
+    Soon(BusError),
+    Not(BusError),
+}
+
+impl Unanswered {
+    /// For questions about a topic that was there a moment ago.
+    fn new(topic: &str, error: &KafkaError) -> Self {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(
+                Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch,
+            ) => Self::Soon(failure(topic, error)),
+            _ => Self::Not(failure(topic, error)),
+        }
+    }
+}
 
 /// The asking client.
 pub(super) struct Questions {
@@ -84,16 +113,27 @@ impl Questions {
 
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer<Voice>, Instant) -> Result<T, BusError> + Send + 'static,
+        question: impl Fn(&BaseConsumer<Voice>, Instant) -> Result<T, Unanswered> + Send + Sync + 'static,
     ) -> Result<T, BusError> {
         let deadline = Instant::now() + self.within;
+        let question = Arc::new(question);
         // The semaphore is never closed.
         let permit = self.at_once.acquire().await.map_err(|_| BusError::Closed)?;
-        let consumer = Arc::clone(&self.consumer);
-        let answer = tokio::task::spawn_blocking(move || question(&consumer, deadline)).await;
+        let answer = loop {
+            let (consumer, question) = (Arc::clone(&self.consumer), Arc::clone(&question));
+            let answer = tokio::task::spawn_blocking(move || question(&consumer, deadline)).await;
+            match answer {
+                Ok(Err(Unanswered::Soon(_))) if Instant::now() + AGAIN_AFTER < deadline => {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                Ok(Ok(answer)) => break Ok(answer),
+                Ok(Err(Unanswered::Soon(error) | Unanswered::Not(error))) => break Err(error),
+                Err(error) => {
+                    break Err(BusError::Store { reason: format!("a question broke off: {error}") });
+                }
+            }
+        };
         drop(permit);
-        let answer =
-            answer.map_err(|error| BusError::Store { reason: format!("a question broke off: {error}") })?;
         if self.stopping.is_cancelled() {
             return Err(BusError::Closed);
         }
@@ -131,7 +171,7 @@ pub(super) fn in_thread(
     let run = move || {
         work();
         // Nobody waits once the runtime is gone.
-        drop(ended.send(()));
+        ended.send(()).ok();
     };
     std::thread::Builder::new()
         .name(name.to_owned())
@@ -147,32 +187,40 @@ fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
 }
 
-fn width(consumer: &BaseConsumer<Voice>, topic: &str, deadline: Instant) -> Result<u32, BusError> {
-    let metadata =
-        consumer.fetch_metadata(Some(topic), left(deadline)).map_err(|error| failure(topic, &error))?;
+fn width(consumer: &BaseConsumer<Voice>, topic: &str, deadline: Instant) -> Result<u32, Unanswered> {
+    let metadata = consumer
+        .fetch_metadata(Some(topic), left(deadline))
+        .map_err(|error| Unanswered::Not(failure(topic, &error)))?;
     let known = metadata.topics().first().filter(|known| known.name() == topic);
-    let error = known.and_then(|known| known.error()).map(RDKafkaErrorCode::from);
+    let error = known.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
     match (known, error) {
         (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) | (None, _) => {
-            Err(BusError::NoSuchTopic { topic: topic.to_owned() })
+            Err(Unanswered::Not(BusError::NoSuchTopic { topic: topic.to_owned() }))
         }
-        (_, Some(error)) => Err(BusError::Unavailable { reason: format!("{topic}: {error}") }),
+        (_, Some(error)) => {
+            Err(Unanswered::Soon(BusError::Unavailable { reason: format!("{topic}: {error}") }))
+        }
         (Some(known), None) => {
             if known.partitions().iter().any(|partition| partition.leader() < 0) {
-                return Err(BusError::Unavailable { reason: format!("{topic}: a partition has no leader") });
+                let reason = format!("{topic}: a partition has no leader");
+                return Err(Unanswered::Soon(BusError::Unavailable { reason }));
             }
             Ok(u32::try_from(known.partitions().len()).unwrap_or(u32::MAX))
         }
     }
 }
 
-fn extents(consumer: &BaseConsumer<Voice>, topic: &str, deadline: Instant) -> Result<Vec<Extent>, BusError> {
+fn extents(
+    consumer: &BaseConsumer<Voice>,
+    topic: &str,
+    deadline: Instant,
+) -> Result<Vec<Extent>, Unanswered> {
     let width = width(consumer, topic, deadline)?;
     (0..width)
         .map(|partition| {
             let (low, high) = consumer
                 .fetch_watermarks(topic, partition as i32, left(deadline))
-                .map_err(|error| failure(topic, &error))?;
+                .map_err(|error| Unanswered::new(topic, &error))?;
             let offset = |offset: i64| u64::try_from(offset).unwrap_or_default();
             Ok(Extent { partition, low: offset(low), high: offset(high) })
         })
@@ -186,19 +234,20 @@ fn offsets_at(
     extents: &[Extent],
     at: Timestamp,
     deadline: Instant,
-) -> Result<BTreeMap<u32, u64>, BusError> {
+) -> Result<BTreeMap<u32, u64>, Unanswered> {
     let mut wanted = TopicPartitionList::with_capacity(extents.len());
     for extent in extents {
         // Before 1970 there are no records, and negative times mean other things to Kafka.
         let time = Offset::Offset(at.unix_ms().max(0));
         wanted
             .add_partition_offset(topic, extent.partition as i32, time)
-            .map_err(|error| failure(topic, &error))?;
+            .map_err(|error| Unanswered::new(topic, &error))?;
     }
-    let found = consumer.offsets_for_times(wanted, left(deadline)).map_err(|error| failure(topic, &error))?;
+    let found =
+        consumer.offsets_for_times(wanted, left(deadline)).map_err(|error| Unanswered::new(topic, &error))?;
     let mut offsets = BTreeMap::new();
     for element in found.elements() {
-        element.error().map_err(|error| failure(topic, &error))?;
+        element.error().map_err(|error| Unanswered::new(topic, &error))?;
         if let (Ok(partition), Offset::Offset(offset)) =
             (u32::try_from(element.partition()), element.offset())
         {

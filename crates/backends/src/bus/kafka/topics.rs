@@ -91,15 +91,15 @@ async fn create(settings: &Settings, topics: &[&TopicSpec]) -> Result<(), BusErr
     Ok(())
 }
 
-/// Waits until every broker that is asked knows the new topic and its leaders.
+/// Waits until the new topic can be read: brokers hear of it one after another.
 async fn created(settings: &Settings, questions: &Questions, topic: &TopicSpec) -> Result<u32, BusError> {
     let deadline = Instant::now() + settings.answer_within;
     loop {
-        match questions.width(&topic.name).await {
-            Err(BusError::NoSuchTopic { .. } | BusError::Unavailable { .. }) if Instant::now() < deadline => {
+        match questions.extents(&topic.name).await {
+            Err(BusError::NoSuchTopic { .. }) if Instant::now() < deadline => {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            answer => return answer,
+            answer => return answer.map(|extents| u32::try_from(extents.len()).unwrap_or(u32::MAX)),
         }
     }
 }
