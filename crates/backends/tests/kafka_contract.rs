@@ -10,10 +10,12 @@
 mod kafka;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use backends::bus::Bus;
 use backends::bus::contract::Fixture;
+use backends::bus::embedded::{EmbeddedBus, Options};
+use backends::bus::{Bus, NewRecord, Position, Retention, TopicSpec};
 use kafka::{Apart, Open, fresh_prefix, options};
 
 struct Broker {
@@ -44,3 +46,21 @@ impl Fixture for Broker {
 }
 
 backends::bus_contract!(Broker::new());
+
+/// So that a fleet's agents are found in the same partitions whichever bus it moves to.
+#[tokio::test]
+async fn a_key_lands_where_it_does_on_the_embedded_bus() {
+    let retention = Retention { age: Duration::from_secs(86_400), bytes: u64::MAX, compacted: false };
+    let topics = [TopicSpec { name: "t".to_owned(), partitions: 12, retention }];
+    let keys = ["agent-001", "worker1", "ключ", "", "a-longer-name.example.org"];
+    let records = keys.map(|key| NewRecord { key: key.to_owned(), ..NewRecord::default() });
+    let embedded = EmbeddedBus::in_memory(Options::default()).expect("memory needs no file");
+    let kafka = Broker::new().open().await;
+    let mut landed = Vec::new();
+    for bus in [&embedded as &dyn Bus, &*kafka] {
+        bus.ensure_topics(&topics).await.expect("the topic can be created");
+        let positions = bus.publish("t", records.to_vec()).await.expect("the records can be published");
+        landed.push(positions.iter().map(|Position { partition, .. }| *partition).collect::<Vec<u32>>());
+    }
+    assert_eq!(landed[0], landed[1]);
+}
