@@ -83,7 +83,11 @@ impl Publisher {
         }
         match tokio::time::timeout_at(deadline + REPORT_GRACE, reported).await {
             Ok(Ok(Ok(positions))) => Ok(positions),
-            Ok(Ok(Err((index, error)))) => Err(match records.get(index) {
+            Ok(Ok(Err((_, Unproven::NoOffset)))) => {
+                let reason = format!("{topic}: an acknowledgement without an offset proves nothing");
+                Err(BusError::Unavailable { reason })
+            }
+            Ok(Ok(Err((index, Unproven::Failed(error))))) => Err(match records.get(index) {
                 Some(record) => rejected(topic, record, &error),
                 None => failure(topic, &error),
             }),
@@ -165,7 +169,17 @@ fn rejected(topic: &str, record: &NewRecord, error: &KafkaError) -> BusError {
 }
 
 /// Every position, or the first record that failed and why.
-type Outcome = Result<Vec<Position>, (usize, KafkaError)>;
+type Outcome = Result<Vec<Position>, (usize, Unproven)>;
+
+/// Why a record does not count as published.
+#[derive(Debug)]
+enum Unproven {
+    Failed(KafkaError),
+    /// librdkafka reports success without an offset when a later batch of the partition succeeded, or when the broker
+    /// says that it has the record already. The first is no proof: where a partition knows nothing of a producer yet, its
+    /// broker takes the second batch after refusing the first ("not leader"), and the first is nowhere.
+    NoOffset,
+}
 
 /// One call of `publish`: filled in by the reports of its records.
 struct Call {
@@ -192,7 +206,7 @@ impl Call {
         (Arc::new(Self { state }), reported)
     }
 
-    fn report(&self, index: usize, result: Result<Position, KafkaError>) {
+    fn report(&self, index: usize, result: Result<Position, Unproven>) {
         let mut pending = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         pending.missing = pending.missing.saturating_sub(1);
         let answer = match result {
@@ -243,13 +257,12 @@ impl ProducerContext for Reports {
         let result = match result {
             Ok(message) => {
                 self.telemetry.answered();
-                // Never negative in a report of success.
-                Ok(Position {
-                    partition: u32::try_from(message.partition()).unwrap_or_default(),
-                    offset: u64::try_from(message.offset()).unwrap_or_default(),
-                })
+                match (u32::try_from(message.partition()), u64::try_from(message.offset())) {
+                    (Ok(partition), Ok(offset)) => Ok(Position { partition, offset }),
+                    _ => Err(Unproven::NoOffset),
+                }
             }
-            Err((error, _)) => Err(error.clone()),
+            Err((error, _)) => Err(Unproven::Failed(error.clone())),
         };
         place.call.report(place.index, result);
         self.room.notify_one();
@@ -277,6 +290,26 @@ mod tests {
         let error = bus.publish("t", vec![record.clone()]).await.unwrap_err();
         assert!(error.is_transient(), "{error}");
         assert_eq!(bus.publish("t", vec![record]).await.unwrap().len(), 1);
+        bus.close().await.unwrap();
+    }
+
+    /// Found on a broker that had just started: the second batch of a partition was taken and the first refused.
+    #[tokio::test]
+    async fn a_record_that_only_a_later_batch_vouches_for_is_not_acknowledged() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let mut options = KafkaOptions::new(vec![cluster.bootstrap_servers()]);
+        // Both records are on their way, each by itself, before either is answered.
+        options.properties.insert("batch.num.messages".to_owned(), "1".to_owned());
+        let bus = KafkaBus::connect(options).unwrap();
+        let record = NewRecord { key: "k".to_owned(), ..NewRecord::default() };
+        bus.extents("t").await.unwrap();
+        cluster.broker_round_trip_time(1, std::time::Duration::from_millis(200)).unwrap();
+        let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+        let error = bus.publish("t", vec![record.clone(), record]).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(bus.extents("t").await.unwrap()[0].high, 1, "the first record is nowhere");
         bus.close().await.unwrap();
     }
 }
