@@ -148,7 +148,11 @@ fn enqueue(
     record: &NewRecord,
     place: Box<Place>,
 ) -> Result<(), (KafkaError, Box<Place>)> {
-    let mut new = BaseRecord::with_opaque_to(topic, place).key(&record.key).payload(&record.value[..]);
+    let mut new = BaseRecord::<str, [u8], _>::with_opaque_to(topic, place).payload(&record.value[..]);
+    // An empty key is none: such records go anywhere, as on the embedded bus.
+    if !record.key.is_empty() {
+        new = new.key(&record.key);
+    }
     if !record.headers.is_empty() {
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         new = new.headers(record.headers.iter().fold(headers, |headers, (name, value)| {
