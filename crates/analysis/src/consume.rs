@@ -7,10 +7,10 @@ use backends::follow::Followed;
 use model::sample::Timestamp;
 use prometheus::IntCounter;
 use proto::record::{CONTENT_TYPE, CommandRecord, DataRecord, JSON, ResponseRecord};
-use runtime::clock;
+use runtime::{Sparing, clock};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 use crate::commands::CommandBook;
 use crate::history::History;
@@ -125,12 +125,12 @@ impl Read for Responses {
 /// Records that cannot be read: each counted, one a minute told.
 struct Bad {
     count: IntCounter,
-    told: Option<Instant>,
+    told: Sparing,
 }
 
 impl Bad {
     fn new(count: IntCounter) -> Self {
-        Self { count, told: None }
+        Self { count, told: Sparing::new(LOG_BAD_EVERY) }
     }
 
     fn decode<T: DeserializeOwned>(&mut self, record: &Record) -> Option<T> {
@@ -145,10 +145,9 @@ impl Bad {
 
     fn tell(&mut self, record: &Record, reason: &str) {
         self.count.inc();
-        if self.told.is_some_and(|told| told.elapsed() < LOG_BAD_EVERY) {
+        if !self.told.may_tell() {
             return;
         }
-        self.told = Some(Instant::now());
         let (partition, offset) = (record.position.partition, record.position.offset);
         tracing::warn!(
             partition,

@@ -12,7 +12,7 @@ use model::id::{AgentId, CommandId, ServerId};
 use model::limit::{COMMAND_TIMEOUT_DEFAULT, COMMAND_TIMEOUT_MAX};
 use proto::key::{self, AgentEntry, HeartbeatEntry, ServerEntry};
 use proto::record::{self, CommandRecord, ResponseRecord, StatusRecord};
-use runtime::{Clock, Component, Scope};
+use runtime::{Clock, Component, Scope, Sparing};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
@@ -123,7 +123,7 @@ pub(crate) struct Known {
     pub(crate) open: OpenCommands,
     clock: Clock,
     metrics: Metrics,
-    last_complaint: Option<Duration>,
+    complaints: Sparing,
     /// The keys each prefix held at its last resync or change: a resync tells what is gone only by leaving it out.
     keys: BTreeMap<Prefix, follow::Mirror>,
     /// The next offset of each partition, by topic.
@@ -138,7 +138,7 @@ impl Known {
             open: OpenCommands::default(),
             clock,
             metrics,
-            last_complaint: None,
+            complaints: Sparing::new(LOG_EVERY),
             keys: BTreeMap::new(),
             reached: BTreeMap::new(),
             catching_up: Topic::ALL.len(),
@@ -260,9 +260,7 @@ impl Known {
 
     fn complain(&mut self, place: &str, error: &serde_json::Error) {
         self.metrics.bad_records.inc();
-        let now = self.clock.monotonic();
-        if self.last_complaint.is_none_or(|last| now.saturating_sub(last) >= LOG_EVERY) {
-            self.last_complaint = Some(now);
+        if self.complaints.may_tell() {
             tracing::warn!(place, %error, "skipped a value that cannot be read; more within a minute are only counted");
         }
     }

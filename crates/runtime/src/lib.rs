@@ -9,6 +9,7 @@ pub mod health;
 pub mod ops;
 pub mod scope;
 pub mod signal;
+pub mod sparing;
 pub mod telemetry;
 pub mod tls;
 
@@ -16,3 +17,4 @@ pub use backoff::Backoff;
 pub use clock::Clock;
 pub use health::{Component, Health};
 pub use scope::{Scope, ScopeError};
+pub use sparing::Sparing;

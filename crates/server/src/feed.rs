@@ -1,5 +1,6 @@
 //! What comes from topics and registry: commands, responses, configs. Read to its end before the first agent is let in.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,8 @@ use model::limit;
 use model::sample::Timestamp;
 use proto::key::{CONFIG, GROUPS};
 use proto::record::{COMMAND_RESPONSES, COMMANDS, CommandRecord, ResponseRecord};
-use runtime::{Component, Scope};
+use runtime::{Component, Scope, Sparing};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
@@ -92,13 +92,13 @@ struct Feed {
     behind: Vec<&'static str>,
     /// Responses that came before every command was known.
     early: Vec<ResponseRecord>,
-    complained: Vec<(&'static str, Instant)>,
+    complaints: BTreeMap<&'static str, Sparing>,
 }
 
 impl Feed {
     fn new(hub: Arc<Hub>, caught_up: CancellationToken) -> Self {
         let behind = vec![COMMANDS, COMMAND_RESPONSES, CONFIG, GROUPS];
-        Self { hub, caught_up, behind, early: Vec::new(), complained: Vec::new() }
+        Self { hub, caught_up, behind, early: Vec::new(), complaints: BTreeMap::new() }
     }
 
     async fn run(mut self, mut news: mpsc::Receiver<News>) {
@@ -163,13 +163,9 @@ impl Feed {
 
     fn complain(&mut self, topic: &'static str, record: &Record, problem: &str) {
         self.hub.measure.malformed.with_label_values(&[topic]).inc();
-        let now = Instant::now();
-        let recent = |(of, at): &(&str, Instant)| *of == topic && now.duration_since(*at) < COMPLAIN_EVERY;
-        if self.complained.iter().any(recent) {
+        if !self.complaints.entry(topic).or_insert_with(|| Sparing::new(COMPLAIN_EVERY)).may_tell() {
             return;
         }
-        self.complained.retain(|(of, _)| *of != topic);
-        self.complained.push((topic, now));
         let (partition, offset) = (record.position.partition, record.position.offset);
         tracing::warn!(topic, partition, offset, problem, "a record cannot be read and is skipped");
     }
