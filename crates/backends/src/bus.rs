@@ -22,6 +22,7 @@ pub mod embedded;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod partitioner;
+pub mod renamed;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -4,6 +4,7 @@ mod api;
 mod cli;
 mod environment;
 mod exit;
+mod external;
 mod roles;
 
 use std::process::ExitCode;

@@ -4,16 +4,16 @@
 //! Roles never see one another here either: they get the same bus and registry, and that is all.
 
 mod agent;
-mod alone;
+mod analysis;
 mod backends;
 mod banner;
 mod central;
 mod flags;
 mod http;
+mod monitor;
 mod presence;
 mod process;
 mod server;
-mod topics;
 mod up;
 
 use std::os::unix::process::CommandExt;
@@ -32,8 +32,8 @@ pub(crate) enum Role {
     Up(up::Args),
     Server(server::Args),
     Agent(agent::Args),
-    Monitor(alone::MonitorArgs),
-    Analysis(alone::AnalysisArgs),
+    Monitor(monitor::Args),
+    Analysis(analysis::Args),
 }
 
 /// How a role's process came to its end.
@@ -58,8 +58,8 @@ impl Role {
                 Self::Up(args) => args.run(environment).await.map(End::Exit),
                 Self::Server(args) => args.run(environment).await.map(End::Exit),
                 Self::Agent(args) => args.run(environment).await,
-                Self::Monitor(args) => args.run(environment).map(End::Exit),
-                Self::Analysis(args) => args.run(environment).map(End::Exit),
+                Self::Monitor(args) => args.run(environment).await.map(End::Exit),
+                Self::Analysis(args) => args.run(environment).await.map(End::Exit),
             }
         });
         runtime.shutdown_timeout(LINGER);

@@ -59,6 +59,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, ArgumentError> {
     Duration::try_from(signed).map_err(|_| refuse())
 }
 
+/// How long a topic keeps its records. Less than an hour would take commands away before they can be answered for.
+pub(crate) fn retention(text: &str) -> Result<Duration, ArgumentError> {
+    let retention = duration(text)?;
+    if !(Duration::from_secs(3_600)..=Duration::from_secs(10 * 365 * 86_400)).contains(&retention) {
+        return Err(ArgumentError::Range { given: text.to_owned(), range: "1h to ten years (87600h)" });
+    }
+    Ok(retention)
+}
+
 pub(crate) fn timeout(text: &str) -> Result<Duration, ArgumentError> {
     let timeout = duration(text)?;
     if timeout.is_zero() || timeout > limit::COMMAND_TIMEOUT_MAX {

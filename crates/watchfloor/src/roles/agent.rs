@@ -48,7 +48,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", requires = "tls_ca")]
     tls_server_name: Option<String>,
     /// Plain text to other machines is meant.
-    #[arg(long)]
+    #[arg(long, env = "WATCHFLOOR_INSECURE", hide_env_values = true)]
     insecure: bool,
     /// Health and metrics of this process; off when absent.
     #[arg(long, value_name = "ADDRESS", value_parser = parse::listen)]

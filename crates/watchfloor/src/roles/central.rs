@@ -1,4 +1,4 @@
-//! The central roles of one process: store, server, monitor, analysis and console, bound together and stopped in order.
+//! The central roles of one process, as many of them as it has: bound together, and stopped in order.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,15 +9,14 @@ use ::backends::directory::DataDirectory;
 use ::console::{Console, Hosts};
 use ::monitor::Monitor;
 use ::server::{Server, StartError};
-use model::id::ServerId;
 use prometheus::Registry;
 use runtime::Health;
-use runtime::ops::Ops;
+use runtime::ops::{self, Ops};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use super::backends::Store;
-use super::flags::{DataFlags, GrpcFlags};
+use super::backends::{Choice, Store};
+use super::flags::{BackendFlags, DataFlags, GrpcFlags};
 use super::process::Process;
 use super::{http, presence};
 use crate::exit::{Exit, Failure};
@@ -25,17 +24,31 @@ use crate::exit::{Exit, Failure};
 /// Sessions are told to leave and their last batches become durable.
 const SERVER_GRACE: Duration = Duration::from_secs(10);
 const READERS_GRACE: Duration = Duration::from_secs(5);
+const TOPICS_GRACE: Duration = Duration::from_secs(2);
+
+/// Which process of a fleet this is, and what it stands on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// `server`, `monitor` or `analysis`: what the data directory and the brokers' logs call it.
+    pub(super) role: &'static str,
+    pub(super) id: &'a str,
+    pub(super) choice: &'a Choice,
+    pub(super) backends: &'a BackendFlags,
+    pub(super) data: &'a DataFlags,
+    /// The first is the one to name to people.
+    pub(super) http: &'a [SocketAddr],
+}
 
 /// Everything that can fail, reserved; nothing runs yet.
 pub(super) struct Central {
-    pub(super) server_id: ServerId,
     pub(super) ops: Ops,
+    id: String,
+    insecure: bool,
     directory: DataDirectory,
     store: Store,
-    server: Server,
-    monitor: Monitor,
-    analysis: Analysis,
-    console: Console,
+    server: Option<Server>,
+    monitor: Option<Monitor>,
+    analysis: Option<Analysis>,
     listeners: Vec<TcpListener>,
 }
 
@@ -49,84 +62,119 @@ pub(super) struct Running {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Addresses {
     pub(super) pid: u32,
-    pub(super) grpc: SocketAddr,
+    /// Where agents connect, if this process has a server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) grpc: Option<SocketAddr>,
     pub(super) http: SocketAddr,
 }
 
 impl Central {
-    /// Takes directories, ports and store. The first of `http` is the one to name to people.
-    pub(super) async fn bind(
-        data: &DataFlags,
-        grpc: &GrpcFlags,
-        http: &[SocketAddr],
-        shows_presence: bool,
-    ) -> Result<Self, Failure> {
-        let unavailable = |error: anyhow::Error| Failure::new(Exit::Unavailable, error);
-        let server_id = grpc.server_id()?;
-        let tls = grpc.tls()?;
-        let directory = DataDirectory::lock(&data.of("server", server_id.as_str()))
-            .map_err(|error| unavailable(error.into()))?;
+    /// Takes directory, ports and store.
+    pub(super) async fn open(place: Place<'_>) -> Result<Self, Failure> {
+        let Place { role, id, choice, backends, data, http } = place;
+        let insecure = backends.plain.insecure;
+        let directory = DataDirectory::lock(&data.of(role, id)).map_err(unavailable)?;
         let mut listeners = Vec::new();
         for address in http {
-            listeners.push(http::bind(*address, grpc.insecure).await?);
+            listeners.push(http::bind(*address, insecure).await?);
         }
-        let store = Store::open(data).await?;
         let ops = Ops { health: Health::default(), metrics: Registry::new() };
+        let store = Store::open(choice, backends, data, &format!("watchfloor-{role}-{id}"), &ops).await?;
+        Ok(Self {
+            ops,
+            id: id.to_owned(),
+            insecure,
+            directory,
+            store,
+            server: None,
+            monitor: None,
+            analysis: None,
+            listeners,
+        })
+    }
+
+    /// The door for agents. Takes its port.
+    pub(super) async fn add_server(&mut self, grpc: &GrpcFlags) -> Result<(), Failure> {
         let settings = ::server::Settings {
-            server_id: server_id.clone(),
+            server_id: grpc.server_id()?,
             grpc_listen: grpc.grpc_listen,
             timing: grpc.timeout,
-            tls,
-            insecure: grpc.insecure,
+            tls: grpc.tls()?,
+            insecure: self.insecure,
         };
-        let server = Server::bind(settings, store.backends(), ops.clone()).await.map_err(refused)?;
+        let server = Server::bind(settings, self.store.backends(), self.ops.clone()).await;
+        self.server = Some(server.map_err(refused)?);
+        Ok(())
+    }
+
+    /// `shows_presence`: a line for every change, on the standard output.
+    pub(super) fn add_monitor(&mut self, shows_presence: bool) -> Result<(), Failure> {
         let settings = ::monitor::Settings {
-            monitor_id: server_id.to_string(),
+            monitor_id: self.id.clone(),
             on_status: shows_presence.then(|| Box::new(presence::print) as ::monitor::OnStatus),
         };
-        let monitor =
-            Monitor::new(settings, store.backends(), &ops).map_err(|error| unavailable(error.into()))?;
-        let analysis = Analysis::new(::analysis::Settings::default(), store.backends(), ops.clone())
-            .map_err(|error| unavailable(error.into()))?;
-        let console = Console {
-            history: analysis.history(),
-            commands: analysis.commands(),
-            fleet: analysis.fleet(),
-            backends: store.backends(),
-            ops: ops.clone(),
-        };
-        Ok(Self { server_id, ops, directory, store, server, monitor, analysis, console, listeners })
+        let monitor = Monitor::new(settings, self.store.backends(), &self.ops).map_err(unavailable)?;
+        self.monitor = Some(monitor);
+        Ok(())
+    }
+
+    /// History, and the HTTP API over it in place of health and metrics alone.
+    pub(super) fn add_analysis(&mut self) -> Result<(), Failure> {
+        let settings = ::analysis::Settings::default();
+        let analysis =
+            Analysis::new(settings, self.store.backends(), self.ops.clone()).map_err(unavailable)?;
+        self.analysis = Some(analysis);
+        Ok(())
     }
 
     pub(super) fn addresses(&self) -> std::io::Result<Addresses> {
         let http = self.listeners.first().map(TcpListener::local_addr).transpose()?;
         let none = || std::io::Error::other("no HTTP listener");
-        Ok(Addresses {
-            pid: std::process::id(),
-            grpc: self.server.local_addr(),
-            http: http.ok_or_else(none)?,
-        })
+        let grpc = self.server.as_ref().map(Server::local_addr);
+        Ok(Addresses { pid: std::process::id(), grpc, http: http.ok_or_else(none)? })
     }
 
-    /// Starts all of it: the server in one stage, its readers in the next.
-    pub(super) fn spawn(self, process: &mut Process) -> Result<Running, Failure> {
+    /// Starts all of it: the server in one stage, its readers in the next, what they stand on in the last.
+    pub(super) fn spawn(mut self, process: &mut Process) -> Result<Running, Failure> {
         let addresses = self.addresses()?;
-        let servers = process.stage("server", SERVER_GRACE);
-        process.spawn(&servers, "server", self.server.run(servers.stopping()));
+        if let Some(server) = self.server {
+            let servers = process.stage("server", SERVER_GRACE);
+            process.spawn(&servers, "server", server.run(servers.stopping()));
+        }
         let readers = process.stage("monitor, analysis and console", READERS_GRACE);
-        process.spawn(&readers, "monitor", self.monitor.run(readers.stopping()));
-        process.spawn(&readers, "analysis", self.analysis.run(readers.stopping()));
+        let console = self.analysis.as_ref().map(|analysis| Console {
+            history: analysis.history(),
+            commands: analysis.commands(),
+            fleet: analysis.fleet(),
+            backends: self.store.backends(),
+            ops: self.ops.clone(),
+        });
+        if let Some(monitor) = self.monitor {
+            process.spawn(&readers, "monitor", monitor.run(readers.stopping()));
+        }
+        if let Some(analysis) = self.analysis {
+            process.spawn(&readers, "analysis", analysis.run(readers.stopping()));
+        }
         for listener in self.listeners {
             // A listener that others are meant to reach goes by names we cannot know.
             let is_local = listener.local_addr()?.ip().is_loopback();
             let hosts = if is_local { Hosts::Loopback } else { Hosts::Any };
-            let router = ::console::router_for(self.console.clone(), hosts);
+            let router = match &console {
+                Some(console) => ::console::router_for(console.clone(), hosts),
+                None => ops::router(self.ops.clone()),
+            };
             process.spawn(&readers, "http", http::serve(listener, router, readers.stopping()));
         }
+        let topics = process.stage("topics", TOPICS_GRACE);
+        process.spawn(&topics, "topics", self.store.keep_topics(topics.stopping()));
         let running = Running { store: self.store, directory: self.directory };
         running.publish(&addresses)?;
         Ok(running)
     }
+}
+
+fn unavailable(error: impl Into<anyhow::Error>) -> Failure {
+    Failure::new(Exit::Unavailable, error)
 }
 
 /// Flags that cannot be, or something of this machine that could not be had.
@@ -139,7 +187,7 @@ fn refused(error: StartError) -> Failure {
 }
 
 impl Running {
-    /// Writes `<data-dir>/server/<id>/addresses.json`, whole or not at all. Scripts that gave port 0 wait for it.
+    /// Writes `<data-dir>/<role>/<id>/addresses.json`, whole or not at all. Scripts that gave port 0 wait for it.
     fn publish(&self, addresses: &Addresses) -> Result<(), Failure> {
         let path = self.addresses_path();
         let draft = path.with_extension("new");

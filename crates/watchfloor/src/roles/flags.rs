@@ -10,6 +10,7 @@ use model::presence::Timing;
 
 use crate::cli::{host_name, parse};
 use crate::exit::{Exit, Failure};
+use crate::external::{EtcdFlags, KafkaFlags, PlainText, TopicFlags};
 
 /// Where state lies.
 #[derive(Debug, clap::Args)]
@@ -50,9 +51,6 @@ pub(super) struct GrpcFlags {
     /// Demand agents' certificates, signed by this authority, PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
-    /// Plain text beyond loopback is meant.
-    #[arg(long)]
-    pub(super) insecure: bool,
 }
 
 impl GrpcFlags {
@@ -73,8 +71,8 @@ impl GrpcFlags {
     }
 }
 
-/// Which bus and which registry.
-#[derive(Debug, clap::Args)]
+/// Which bus and which registry, and how to speak to them.
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct BackendFlags {
     /// embedded, or kafka://host:9092[,...]; beats KAFKA_BOOTSTRAP_SERVERS.
     #[arg(long, value_name = "URI")]
@@ -82,6 +80,14 @@ pub(super) struct BackendFlags {
     /// embedded, or etcd://host:2379[,...]; beats ETCD_HOST and ETCD_PORT.
     #[arg(long, value_name = "URI")]
     pub(super) registry: Option<String>,
+    #[command(flatten)]
+    pub(super) plain: PlainText,
+    #[command(flatten)]
+    pub(super) kafka: KafkaFlags,
+    #[command(flatten)]
+    pub(super) etcd: EtcdFlags,
+    #[command(flatten)]
+    pub(super) topics: TopicFlags,
 }
 
 /// Who the agent is and what it watches.
@@ -132,6 +138,16 @@ impl AgentFlags {
             return Err(Failure::message(Exit::Config, message));
         }
         Ok(Host::at(&self.proc_root, &self.sys_root, &self.rootfs))
+    }
+}
+
+/// A name for a role of this process: as given, or the host's.
+pub(super) fn name_or_host(given: Option<&ServerId>, flag: &str) -> Result<String, Failure> {
+    match given {
+        Some(id) => Ok(id.to_string()),
+        None => {
+            ServerId::new(host_name()).map(|id| id.to_string()).map_err(|error| unfit_host_name(error, flag))
+        }
     }
 }
 

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use ::agent::{ClientTls, Metrics};
 
 use super::agent::Local;
-use super::central::Central;
+use super::backends::Choice;
+use super::banner::{self, Banner};
+use super::central::{Central, Place};
 use super::flags::{self, AgentFlags, BackendFlags, DataFlags, GrpcFlags};
 use super::process::Process;
-use super::{backends, banner};
 use crate::cli::parse;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure, Outcome};
@@ -22,6 +23,7 @@ Examples:
   watchfloor up -v --timeout 2s
   watchfloor up --agent-id web-1 --label role=web --label zone=eu-1
   watchfloor up --grpc-listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key
+  watchfloor up --bus kafka://localhost:9092 --registry etcd://localhost:2379
 
 Other machines join with `watchfloor agent --server <this-host>:50051`.
 Ctrl-C stops in order; a second one leaves at once.
@@ -44,9 +46,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", requires = "tls_cert", default_value = "localhost")]
     tls_server_name: String,
     #[command(flatten)]
-    backends: BackendFlags,
-    #[command(flatten)]
     data: DataFlags,
+    #[command(flatten)]
+    backends: BackendFlags,
     /// Log more, and print a line for every change of an agent's presence.
     #[arg(short, long)]
     verbose: bool,
@@ -58,14 +60,37 @@ impl Args {
     }
 
     pub(crate) async fn run(&self, environment: &Environment) -> Outcome {
-        backends::check(&self.backends, environment).map_err(|error| Failure::new(Exit::Config, error))?;
+        let choice =
+            Choice::of(&self.backends, environment).map_err(|error| Failure::new(Exit::Config, error))?;
+        let id = self.grpc.server_id()?;
         let mut process = Process::new()?;
-        let central = Central::bind(&self.data, &self.grpc, &[self.http_listen], self.verbose).await?;
+        let mut central = Central::open(Place {
+            role: "server",
+            id: id.as_str(),
+            choice: &choice,
+            backends: &self.backends,
+            data: &self.data,
+            http: &[self.http_listen],
+        })
+        .await?;
+        central.add_server(&self.grpc).await?;
+        central.add_monitor(self.verbose)?;
+        central.add_analysis()?;
         let addresses = central.addresses()?;
-        let local = if self.no_agent { None } else { Some(self.local_agent(&central, addresses.grpc)?) };
-        let name = local.as_ref().map(|local| local.agent_id().to_string());
+        let local = match addresses.grpc {
+            Some(grpc) if !self.no_agent => Some(self.local_agent(&central, grpc)?),
+            _ => None,
+        };
+        let agent = local.as_ref().map(|local| local.agent_id().to_string());
         // Before anything runs: lines of what runs would come between.
-        banner::print("every role in this process", &addresses, self.data.root(), name.as_deref());
+        banner::print(&Banner {
+            what: "every role in this process",
+            addresses: &addresses,
+            choice: &choice,
+            console: true,
+            data: self.data.root(),
+            agent: agent.as_deref(),
+        });
         if let Some(local) = local {
             let agents = process.stage("agent", super::agent::GRACE);
             process.spawn(&agents, "agent", local.run_over_restarts(agents.stopping()));

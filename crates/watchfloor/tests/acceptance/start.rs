@@ -94,17 +94,40 @@ fn plain_text_beyond_loopback_needs_the_operators_word() {
 }
 
 #[test]
-fn backends_this_build_does_not_have_are_refused_by_name() {
-    let mut with_kafka = command(["up", "--data-dir", "/proc/nothing"]);
-    with_kafka.env("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092").env("ETCD_HOST", "localhost");
-    let output = with_kafka.output().unwrap();
+fn roles_that_could_not_meet_the_others_are_refused_with_both_choices() {
+    let mut half = command(["up", "--data-dir", "/proc/nothing"]);
+    half.env("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092");
+    let output = half.output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(CONFIG));
-    assert!(error.contains("kafka://localhost:9092") && error.contains("etcd://localhost:2379"), "{error}");
+    assert!(error.contains("kafka://localhost:9092") && error.contains("registry is embedded"), "{error}");
     for role in ["monitor", "analysis"] {
         let alone = run([role]);
         assert_eq!(alone.code, CONFIG);
         assert!(alone.err.contains("watchfloor up") && alone.err.contains("kafka://"), "{alone:?}");
+    }
+}
+
+#[test]
+fn plain_text_to_backends_on_other_machines_needs_the_operators_word() {
+    let data = tempfile::tempdir().unwrap();
+    let data = data.path().display().to_string();
+    for (bus, registry) in
+        [("kafka://far.example:9092", "etcd://localhost"), ("kafka://localhost:9092", "etcd://far.example")]
+    {
+        let run = run([
+            "monitor",
+            "--http-listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            &data,
+            "--bus",
+            bus,
+            "--registry",
+            registry,
+        ]);
+        assert_eq!(run.code, CONFIG, "{run:?}");
+        assert!(run.err.contains("far.example") && run.err.contains("--insecure"), "{run:?}");
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Telemetry {
     health: Option<Component>,
     /// No broker can be reached, as far as is known.
     away: AtomicBool,
+    /// A broker has answered once.
+    met: AtomicBool,
     span_began: Mutex<Instant>,
     lines: AtomicU32,
     queue_messages: IntGauge,
@@ -43,6 +45,7 @@ impl Telemetry {
         let telemetry = Self {
             health,
             away: AtomicBool::new(false),
+            met: AtomicBool::new(false),
             span_began: Mutex::new(Instant::now()),
             lines: AtomicU32::new(0),
             queue_messages: IntGauge::new(
@@ -75,11 +78,13 @@ impl Telemetry {
 
     /// A broker has answered.
     pub(super) fn answered(&self) {
-        if self.away.swap(false, Ordering::Relaxed) {
+        let returned = self.away.swap(false, Ordering::Relaxed);
+        if returned {
             tracing::info!("kafka answers again");
-            if let Some(health) = &self.health {
-                health.ok();
-            }
+        }
+        let is_news = returned || !self.met.swap(true, Ordering::Relaxed);
+        if let Some(health) = self.health.as_ref().filter(|_| is_news) {
+            health.ok();
         }
     }
 
