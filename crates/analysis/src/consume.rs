@@ -38,7 +38,7 @@ pub(crate) async fn run(mut records: mpsc::Receiver<Followed>, mut reader: impl 
         tokio::select! {
             followed = records.recv() => match followed {
                 Some(Followed::Record(record)) => reader.read(&record),
-                Some(Followed::CaughtUp) => reader.caught_up(),
+                Some(Followed::CaughtUp(_)) => reader.caught_up(),
                 None => return,
             },
             _ = expiry.tick() => reader.expire(clock::wall()),

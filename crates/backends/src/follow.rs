@@ -13,7 +13,7 @@ use model::id::Revision;
 use runtime::{Backoff, Component};
 use tokio::sync::mpsc;
 
-use crate::bus::{Bus, BusError, Record, StartAt, Subscription};
+use crate::bus::{Bus, BusError, Extent, Record, StartAt, Subscription};
 use crate::registry::{Event, Registry, RegistryError, Watch};
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -23,8 +23,40 @@ const RETRY_CEILING: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Followed {
     Record(Record),
-    /// Everything that was there when following began has been delivered. Comes once.
-    CaughtUp,
+    /// Everything that was there when following began has been delivered: all below these offsets, by partition. Comes
+    /// once.
+    CaughtUp(BTreeMap<u32, u64>),
+}
+
+/// How far a reader has come in one topic, to be compared with what the topic holds now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// The next offset of each partition.
+    next: BTreeMap<u32, u64>,
+}
+
+impl Reached {
+    pub fn take(&mut self, followed: &Followed) {
+        match followed {
+            Followed::Record(record) => self.advance(record.position.partition, record.position.offset + 1),
+            Followed::CaughtUp(ends) => {
+                ends.iter().for_each(|(partition, end)| self.advance(*partition, *end));
+            }
+        }
+    }
+
+    /// Whether everything that `extents` hold has been taken in.
+    pub fn covers(&self, extents: &[Extent]) -> bool {
+        extents.iter().all(|extent| {
+            let next = self.next.get(&extent.partition).copied().unwrap_or(0);
+            extent.high == extent.low || next >= extent.high
+        })
+    }
+
+    fn advance(&mut self, partition: u32, next: u64) {
+        let known = self.next.entry(partition).or_default();
+        *known = (*known).max(next);
+    }
 }
 
 /// Delivers every record of `topic` from `start` on, in order per partition, each once. `health` is OK, and the process
@@ -52,7 +84,7 @@ async fn follow_topic<T: Send>(
     wrap: impl Fn(Followed) -> T + Send,
 ) {
     let mut trouble = Trouble::new(topic, health);
-    let (mut subscription, mut missing) = loop {
+    let (mut subscription, mut missing, ends) = loop {
         match begin(&*bus, topic, start.clone()).await {
             Ok(begun) => break begun,
             Err(BusError::Closed) => return,
@@ -61,7 +93,7 @@ async fn follow_topic<T: Send>(
     };
     if missing.is_empty() {
         trouble.over();
-        if out.send(wrap(Followed::CaughtUp)).await.is_err() {
+        if out.send(wrap(Followed::CaughtUp(ends.clone()))).await.is_err() {
             return;
         }
     }
@@ -84,7 +116,7 @@ async fn follow_topic<T: Send>(
             missing.remove(&position.partition);
             if missing.is_empty() {
                 trouble.over();
-                if out.send(wrap(Followed::CaughtUp)).await.is_err() {
+                if out.send(wrap(Followed::CaughtUp(ends.clone()))).await.is_err() {
                     return;
                 }
             }
@@ -92,12 +124,12 @@ async fn follow_topic<T: Send>(
     }
 }
 
-/// A subscription, and the end of each partition that has something to catch up with.
+/// A subscription, the end of each partition that has something to catch up with, and the ends of all.
 async fn begin(
     bus: &dyn Bus,
     topic: &str,
     start: StartAt,
-) -> Result<(Subscription, BTreeMap<u32, u64>), BusError> {
+) -> Result<(Subscription, BTreeMap<u32, u64>, BTreeMap<u32, u64>), BusError> {
     let subscription = bus.subscribe(topic, start).await?;
     let extents = bus.extents(topic).await?;
     let begins = subscription.begins();
@@ -106,7 +138,8 @@ async fn begin(
         .filter(|extent| begins.get(&extent.partition).copied().unwrap_or(extent.low) < extent.high)
         .map(|extent| (extent.partition, extent.high))
         .collect();
-    Ok((subscription, missing))
+    let ends = extents.iter().map(|extent| (extent.partition, extent.high)).collect();
+    Ok((subscription, missing, ends))
 }
 
 /// Delivers everything under `prefix` as one [`Event::Resync`], then every change.
@@ -242,5 +275,20 @@ impl Trouble {
             self.backoff.reset();
             self.health.ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_with_nothing_new_in_it_is_reached_once_all_was_caught_up_with() {
+        let old = [Extent { partition: 0, low: 3, high: 9 }, Extent { partition: 1, low: 0, high: 0 }];
+        let mut reached = Reached::default();
+        assert!(!reached.covers(&old));
+        reached.take(&Followed::CaughtUp([(0, 9), (1, 0)].into()));
+        assert!(reached.covers(&old));
+        assert!(!reached.covers(&[Extent { partition: 1, low: 0, high: 1 }]));
     }
 }

@@ -7,6 +7,7 @@
 pub mod bus;
 pub mod directory;
 pub mod follow;
+pub mod lease;
 pub mod registry;
 
 mod group_commit;

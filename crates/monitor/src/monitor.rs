@@ -178,7 +178,7 @@ impl Monitor {
                     self.show(status, leads);
                 }
             }
-            Input::Bus(topic, Followed::CaughtUp) => {
+            Input::Bus(topic, Followed::CaughtUp(_)) => {
                 self.known.caught_up();
                 if topic == Topic::Status
                     && let Some(initial) = self.initial.take()

@@ -20,6 +20,7 @@ pub const GROUPS: &str = "/monitor/groups/";
 pub const HEARTBEATS: &str = "/monitor/heartbeat/";
 pub const AGENTS: &str = "/monitor/agents/";
 pub const SERVERS: &str = "/monitor/servers/";
+pub const ANALYSES: &str = "/monitor/analysis/";
 pub const LEADERS: &str = "/monitor/leader/";
 pub const HISTORY: &str = "/monitor/history/";
 pub const AUTHORS: &str = "/monitor/authors/";
@@ -44,6 +45,10 @@ pub fn agent(agent: &AgentId) -> String {
 
 pub fn server(server: &ServerId) -> String {
     format!("{SERVERS}{server}")
+}
+
+pub fn analysis(id: &str) -> String {
+    format!("{ANALYSES}{id}")
 }
 
 pub fn leader(role: &str) -> String {
@@ -111,6 +116,10 @@ pub struct HeartbeatEntry {
     /// The run of that server; the session belongs to this run alone.
     pub server_incarnation: Incarnation,
     pub incarnation: Incarnation,
+    /// Which stream of that incarnation this is, by the agent's own count: the later of two claims is the one with more.
+    /// 0 for clients that do not count.
+    #[serde(default)]
+    pub connection: u64,
     pub since: Timestamp,
 }
 
@@ -122,6 +131,8 @@ pub enum Client {
     Session,
     /// A client of the seeds' protocol: it reports no outcomes and no config truth.
     StreamMetrics,
+    /// Not at all: another program that keeps a heartbeat key of its own. Such an agent has no entry in the inventory.
+    Foreign,
 }
 
 /// Under [`AGENTS`]: the inventory. Written on transitions, not per heartbeat.
@@ -199,10 +210,21 @@ pub struct ServerEntry {
     pub started: Timestamp,
 }
 
+/// Under [`ANALYSES`], on the lease of that analysis: where its HTTP API is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AnalysisEntry {
+    pub analysis_id: String,
+    pub http: String,
+    pub version: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub started: Timestamp,
+}
+
 /// Under [`LEADERS`], on the leader's own lease: whoever created the key leads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeaderEntry {
     pub id: String,
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
 }
 

@@ -8,10 +8,10 @@ use backends::Backends;
 use backends::bus::{Record, StartAt};
 use backends::follow::{self, Followed};
 use backends::registry::Event;
-use model::id::{CommandId, IdError};
+use model::id::{AgentId, CommandId, IdError};
 use model::limit;
 use model::sample::Timestamp;
-use proto::key::{CONFIG, GROUPS};
+use proto::key::{CONFIG, GROUPS, HEARTBEATS};
 use proto::record::{COMMAND_RESPONSES, COMMANDS, CommandRecord, ResponseRecord};
 use runtime::{Component, Scope, Sparing};
 use tokio::sync::mpsc;
@@ -36,6 +36,7 @@ enum News {
     Command(Followed),
     Response(Followed),
     Config(&'static str, Event),
+    Heartbeat(Event),
 }
 
 /// Starts the followers and the one who takes in; `caught_up` is cancelled when everything that was there is known.
@@ -64,12 +65,15 @@ pub(crate) fn start(
             }
         });
     }
-    for prefix in [CONFIG, GROUPS] {
+    for prefix in [CONFIG, GROUPS, HEARTBEATS] {
         let (registry, health, sender) =
             (Arc::clone(&backends.registry), registry_health.clone(), sender.clone());
         let stopping = scope.stopping();
-        scope.spawn("follow-config", async move {
-            let wrap = move |event| News::Config(prefix, event);
+        scope.spawn("follow-registry", async move {
+            let wrap = move |event| match prefix {
+                HEARTBEATS => News::Heartbeat(event),
+                _ => News::Config(prefix, event),
+            };
             tokio::select! {
                 () = stopping.cancelled() => {}
                 () = follow::prefix(registry, prefix, health, sender, wrap) => {}
@@ -90,15 +94,15 @@ struct Feed {
     caught_up: CancellationToken,
     /// What has not been read to its end yet.
     behind: Vec<&'static str>,
-    /// Responses that came before every command was known.
-    early: Vec<ResponseRecord>,
+    /// The furthest response of each command that came before every command was known, without its text.
+    early: BTreeMap<(CommandId, AgentId), ResponseRecord>,
     complaints: BTreeMap<&'static str, Sparing>,
 }
 
 impl Feed {
     fn new(hub: Arc<Hub>, caught_up: CancellationToken) -> Self {
         let behind = vec![COMMANDS, COMMAND_RESPONSES, CONFIG, GROUPS];
-        Self { hub, caught_up, behind, early: Vec::new(), complaints: BTreeMap::new() }
+        Self { hub, caught_up, behind, early: BTreeMap::new(), complaints: BTreeMap::new() }
     }
 
     async fn run(mut self, mut news: mpsc::Receiver<News>) {
@@ -119,9 +123,10 @@ impl Feed {
     fn take(&mut self, news: News) {
         match news {
             News::Command(Followed::Record(record)) => self.command(&record),
-            News::Response(Followed::Record(record)) => self.response(&record),
-            News::Command(Followed::CaughtUp) => self.reached(COMMANDS),
-            News::Response(Followed::CaughtUp) => self.reached(COMMAND_RESPONSES),
+            News::Response(followed) => self.responses(&followed),
+            News::Command(Followed::CaughtUp(_)) => self.reached(COMMANDS),
+            // Who is held elsewhere matters to nobody before the first agent is here.
+            News::Heartbeat(event) => self.hub.heartbeat_changed(event),
             News::Config(prefix, event) => {
                 self.hub.config_changed(prefix, event);
                 self.reached(prefix);
@@ -132,8 +137,8 @@ impl Feed {
     fn reached(&mut self, what: &'static str) {
         self.behind.retain(|behind| *behind != what);
         if what == COMMANDS {
-            for response in std::mem::take(&mut self.early) {
-                self.hub.observed(&response);
+            for response in std::mem::take(&mut self.early).values() {
+                self.hub.observed(response);
             }
         }
         if self.behind.is_empty() {
@@ -148,16 +153,33 @@ impl Feed {
         }
     }
 
+    fn responses(&mut self, followed: &Followed) {
+        match followed {
+            Followed::Record(record) => self.response(record),
+            Followed::CaughtUp(_) => self.reached(COMMAND_RESPONSES),
+        }
+        // Said last: whoever waits for it relies on what it says.
+        self.hub.responses_read(followed);
+    }
+
     fn response(&mut self, record: &Record) {
         match serde_json::from_slice::<ResponseRecord>(&record.value) {
             // Which of the two topics is read first is chance; a day of responses fits the commands' own limit.
-            Ok(response) if self.behind.contains(&COMMANDS) => {
-                if response.is_final && self.early.len() < limit::COMMANDS_PER_SERVER_MAX {
-                    self.early.push(response);
-                }
-            }
+            Ok(response) if self.behind.contains(&COMMANDS) => self.early(response),
             Ok(response) => self.hub.observed(&response),
             Err(error) => self.complain(COMMAND_RESPONSES, record, &error.to_string()),
+        }
+    }
+
+    fn early(&mut self, response: ResponseRecord) {
+        let key = (response.command_id.clone(), response.agent_id.clone());
+        let known = self.early.get(&key);
+        let further =
+            known.is_none_or(|known| !known.is_final && (response.is_final || response.state > known.state));
+        let room = known.is_some() || self.early.len() < limit::COMMANDS_PER_SERVER_MAX;
+        if further && room {
+            let bare = ResponseRecord { message: String::new(), result: serde_json::Map::new(), ..response };
+            self.early.insert(key, bare);
         }
     }
 

@@ -7,15 +7,17 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use backends::follow::Reached;
 use backends::registry::Event;
 use model::command::CommandState;
 use model::id::{AgentId, CommandId, Incarnation, ServerId};
 use model::limit;
 use model::presence::{Collection, Timing};
 use model::truth::ConfigTruth;
+use proto::key::{self, HeartbeatEntry};
 use proto::wire;
 use runtime::Clock;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::hello::Introduction;
@@ -27,7 +29,12 @@ use crate::roster::{Displacement, Ending, Now, Roster, SessionId, Write, Written
 
 mod commands;
 
-use self::commands::Pending;
+pub(crate) use self::commands::Pending;
+
+/// The server looks at its state several times a second; when it did not for this long, it was stopped or starved.
+const ABSENT_AFTER: Duration = Duration::from_secs(1);
+/// Reports that may wait before those of ended sessions among them are looked for.
+const REPORTS_UNSORTED_MAX: usize = 1_024;
 
 /// What the rest of the server has for one session.
 #[derive(Clone, Debug)]
@@ -65,6 +72,8 @@ pub(crate) struct Hub {
     pub unwritten: Notify,
     /// A report waits to be published.
     pub reported: Notify,
+    /// How far `command-responses` has been read.
+    pub responses: watch::Sender<Reached>,
     /// Empty until the registry was first reached.
     registry_id: Mutex<String>,
     state: Mutex<State>,
@@ -77,7 +86,10 @@ struct State {
     orders: Orders,
     links: HashMap<SessionId, Link>,
     reports: VecDeque<Pending>,
+    /// How many reports there may be before those that nobody waits for are let go.
+    reports_sorted_at: usize,
     draining: bool,
+    last_look: Duration,
 }
 
 #[derive(Debug)]
@@ -94,18 +106,28 @@ impl Hub {
         measure: Measure,
     ) -> Arc<Self> {
         let roster = Roster::new(server.clone(), incarnation.clone(), timing);
-        let (orders, links, reports) = (Orders::default(), HashMap::new(), VecDeque::new());
+        let clock = Clock::start();
+        let state = State {
+            roster,
+            orders: Orders::default(),
+            links: HashMap::new(),
+            reports: VecDeque::new(),
+            reports_sorted_at: REPORTS_UNSORTED_MAX,
+            draining: false,
+            last_look: clock.monotonic(),
+        };
         Arc::new(Self {
             server,
             incarnation,
             timing,
-            clock: Clock::start(),
+            clock,
             measure,
             rescheduled: Notify::new(),
             unwritten: Notify::new(),
             reported: Notify::new(),
+            responses: watch::Sender::default(),
             registry_id: Mutex::default(),
-            state: Mutex::new(State { roster, orders, links, reports, draining: false }),
+            state: Mutex::new(state),
             layers: Mutex::default(),
         })
     }
@@ -221,13 +243,35 @@ impl Hub {
 
     pub(crate) fn written(&self, write: &Write, outcome: Written) {
         self.with(|state, now| {
-            if let Some(session) = state.roster.written(write, outcome) {
-                let retry_after = limit::DUPLICATE_RETRY_MIN;
-                tracing::warn!(agent = %write.entry.agent_id, "another server has taken this agent");
-                state.dismiss(session, leave::displaced(Displacement::Superseded { retry_after }));
-                state.roster.closed(session, Ending::Lost, now);
+            let Some((session, displacement)) = state.roster.written(write, outcome) else { return };
+            let agent = &write.entry.agent_id;
+            match displacement {
+                Displacement::Replaced => tracing::debug!(%agent, "the agent has moved to another server"),
+                Displacement::Superseded { .. } => {
+                    tracing::warn!(%agent, "another agent with the same id came to another server");
+                }
             }
+            state.dismiss(session, leave::displaced(displacement));
+            state.roster.closed(session, Ending::Lost, now);
         });
+    }
+
+    /// A heartbeat key changed. One that another server wrote may be of an agent that is held here.
+    pub(crate) fn heartbeat_changed(&self, event: Event) {
+        let entries = match event {
+            Event::Put(entry) => vec![entry],
+            Event::Resync(snapshot) => snapshot.entries,
+            // Ours go with our lease, whose owner knows of it.
+            Event::Delete { .. } => return,
+        };
+        let elsewhere = entries.into_iter().filter_map(|entry| {
+            let holder: HeartbeatEntry = serde_json::from_slice(&entry.value).ok()?;
+            let ours = (&holder.server, &holder.server_incarnation) == (&self.server, &self.incarnation);
+            let agent = entry.key.strip_prefix(key::HEARTBEATS).and_then(|id| AgentId::new(id).ok());
+            agent.filter(|_| !ours)
+        });
+        let elsewhere: Vec<AgentId> = elsewhere.collect();
+        self.with(|state, _| elsewhere.iter().for_each(|agent| state.roster.claimed_elsewhere(agent)));
     }
 
     pub(crate) fn registry_known(&self, id: String) {
@@ -250,6 +294,10 @@ impl Hub {
         let now = self.now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let due = state.roster.next_due();
+        let gap = now.monotonic.saturating_sub(std::mem::replace(&mut state.last_look, now.monotonic));
+        if gap >= ABSENT_AFTER {
+            state.roster.woke(gap);
+        }
         let outcome = work(&mut state, now);
         let rescheduled = state.roster.next_due() != due;
         let (unwritten, reported) = (state.roster.has_writes(), !state.reports.is_empty());

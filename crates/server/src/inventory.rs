@@ -21,6 +21,8 @@ use crate::roster::{Known, Write, Written};
 /// Writers side by side: commits of different agents share a sync.
 pub(crate) const WRITERS: usize = 8;
 
+/// One write, with the looks it may need. One that is broken off may still happen; the next one finds it.
+const ATTEMPT_WITHIN: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CEILING: Duration = Duration::from_secs(5);
 
@@ -47,7 +49,11 @@ pub(crate) async fn write(
                 }
             }
         };
-        match attempt(&*registry, &write, current).await {
+        let attempt = tokio::time::timeout(ATTEMPT_WITHIN, attempt(&*registry, &write, current)).await;
+        let attempt = attempt.unwrap_or_else(|_| {
+            Err(RegistryError::Unavailable { reason: format!("no answer within {ATTEMPT_WITHIN:?}") })
+        });
+        match attempt {
             Ok(written) => {
                 let outcome = if matches!(written, Written::Done { .. }) { "done" } else { "lost" };
                 hub.measure.registry_writes.with_label_values(&[outcome]).inc();
@@ -82,7 +88,8 @@ async fn attempt(registry: &dyn Registry, write: &Write, lease: LeaseId) -> Resu
     if held {
         // The everyday case: the key stands as we wrote it, nothing needs to be read.
         let fence = Compare::Value { key: heartbeat_key.clone(), value: heartbeat.clone() };
-        if let Some(done) = commit(registry, write, &write.entry, fence, lease, false).await? {
+        let key = if write.hold { HeartbeatKey::Leave } else { HeartbeatKey::Delete };
+        if let Some(done) = commit(registry, write, &write.entry, fence, lease, key).await? {
             return Ok(done);
         }
     }
@@ -90,30 +97,53 @@ async fn attempt(registry: &dyn Registry, write: &Write, lease: LeaseId) -> Resu
         let standing = registry.get(&heartbeat_key).await?;
         let stored = registry.get(&key::agent(&write.entry.agent_id)).await?;
         let stored = stored.and_then(|stored| serde_json::from_slice::<AgentEntry>(&stored.value).ok());
-        if !ours_to_write(write, standing.as_ref(), stored.as_ref()) {
-            return Ok(Written::Usurped);
+        let holder = standing.as_ref().and_then(holder);
+        if !ours_to_write(write, holder.as_ref(), stored.as_ref()) {
+            return Ok(Written::Usurped { by: holder.map(|holder| holder.incarnation) });
         }
         let entry = continued(&write.entry, stored.as_ref());
         let fence = match &standing {
             Some(standing) => Compare::Modified { key: heartbeat_key.clone(), revision: standing.modified },
             None => Compare::Absent { key: heartbeat_key.clone() },
         };
-        if let Some(done) = commit(registry, write, &entry, fence, lease, write.hold).await? {
+        // A key that another program wrote is not ours to take away.
+        let key = match (write.hold, standing.is_some() && holder.is_none()) {
+            (true, _) => HeartbeatKey::Put,
+            (false, true) => HeartbeatKey::Leave,
+            (false, false) => HeartbeatKey::Delete,
+        };
+        if let Some(done) = commit(registry, write, &entry, fence, lease, key).await? {
             return Ok(done);
         }
     }
     Ok(Written::Postponed)
 }
 
-/// Whether heartbeat key and entry, as they stand, leave the agent to us. An agent that came here anew may be taken over.
-fn ours_to_write(write: &Write, heartbeat: Option<&Entry>, stored: Option<&AgentEntry>) -> bool {
+/// What becomes of the heartbeat key in a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HeartbeatKey {
+    Put,
+    Delete,
+    Leave,
+}
+
+/// The server that says it has the agent. Another program's key says nothing: a session here is better evidence.
+fn holder(heartbeat: &Entry) -> Option<HeartbeatEntry> {
+    serde_json::from_slice(&heartbeat.value).ok()
+}
+
+/// Whether heartbeat key and entry, as they stand, leave the agent to us. An agent that came here anew may be taken over;
+/// of two streams of one run the agent's own count says which is newer, whoever was faster to write.
+fn ours_to_write(write: &Write, holder: Option<&HeartbeatEntry>, stored: Option<&AgentEntry>) -> bool {
     let own_run = |server: &ServerId, run: &Incarnation| {
         (server, run) == (&write.entry.server, &write.entry.server_incarnation)
     };
-    // Another program's key says nothing: a session here is better evidence.
-    let holder = heartbeat.and_then(|entry| serde_json::from_slice::<HeartbeatEntry>(&entry.value).ok());
     match holder {
-        Some(holder) => own_run(&holder.server, &holder.server_incarnation) || (write.fresh && write.hold),
+        Some(holder) if own_run(&holder.server, &holder.server_incarnation) => true,
+        Some(holder) if holder.incarnation == write.entry.incarnation && write.connection > 0 => {
+            write.connection > holder.connection
+        }
+        Some(_) => write.fresh && write.hold,
         None => write.fresh || stored.is_none_or(|entry| own_run(&entry.server, &entry.server_incarnation)),
     }
 }
@@ -137,16 +167,22 @@ async fn commit(
     entry: &AgentEntry,
     fence: Compare,
     lease: LeaseId,
-    put_heartbeat: bool,
+    key: HeartbeatKey,
 ) -> Result<Option<Written>, RegistryError> {
     let heartbeat_key = key::heartbeat(&entry.agent_id);
     let heartbeat = json(&Write { entry: entry.clone(), ..write.clone() }.heartbeat());
     let mut operations =
         vec![Operation::Put { key: key::agent(&entry.agent_id), value: json(entry), lease: None }];
-    if !write.hold {
-        operations.push(Operation::Delete { key: heartbeat_key });
-    } else if put_heartbeat {
-        operations.push(Operation::Put { key: heartbeat_key, value: heartbeat.clone(), lease: Some(lease) });
+    match key {
+        HeartbeatKey::Leave => {}
+        HeartbeatKey::Delete => operations.push(Operation::Delete { key: heartbeat_key }),
+        HeartbeatKey::Put => {
+            operations.push(Operation::Put {
+                key: heartbeat_key,
+                value: heartbeat.clone(),
+                lease: Some(lease),
+            });
+        }
     }
     let committed = registry.commit(Txn { compares: vec![fence], operations }).await?;
     Ok(committed.succeeded.then(|| Written::Done {

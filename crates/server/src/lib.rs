@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use crate::hub::Hub;
+use crate::lease::Holding;
 use crate::measure::Measure;
 use crate::publish::Publisher;
 use crate::session_stream::Context;
@@ -100,6 +101,10 @@ pub enum StartError {
 pub enum RunError {
     #[error("gRPC ended: {reason}")]
     Grpc { reason: String },
+    #[error(
+        "another server with the id {server_id} has started and took its place: give each server its own --server-id"
+    )]
+    Replaced { server_id: ServerId },
     #[error(transparent)]
     Tasks(#[from] ScopeError),
 }
@@ -150,7 +155,8 @@ impl Server {
         let (streams, tasks) = (Scope::new("server-streams"), Scope::new("server"));
         let own_lease = Scope::new("server-lease");
         let ready = CancellationToken::new();
-        let (publisher, mut leased) = self.start(&tasks, &own_lease, ready.clone());
+        let replaced = CancellationToken::new();
+        let (publisher, mut leased) = self.start(&tasks, &own_lease, ready.clone(), replaced.clone());
         let no_more = CancellationToken::new();
         let context = Context {
             hub: Arc::clone(&self.hub),
@@ -166,6 +172,7 @@ impl Server {
         tokio::select! {
             _ = prepared => {}
             () = stop.cancelled() => {}
+            () = replaced.cancelled() => {}
             () = tasks.broken() => {}
         }
         let grpc = listen::serve(self.listener, &self.settings, context, streams.clone(), no_more.clone());
@@ -174,6 +181,7 @@ impl Server {
         tracing::info!(address = %self.address, server = %self.settings.server_id, "agents can connect");
         let ended = tokio::select! {
             () = stop.cancelled() => None,
+            () = replaced.cancelled() => None,
             () = tasks.broken() => None,
             () = streams.broken() => None,
             ended = &mut grpc => Some(ended),
@@ -192,6 +200,9 @@ impl Server {
         ];
         ended?;
         outcomes.into_iter().collect::<Result<(), _>>()?;
+        if replaced.is_cancelled() {
+            return Err(RunError::Replaced { server_id: self.hub.server.clone() });
+        }
         Ok(())
     }
 
@@ -201,6 +212,7 @@ impl Server {
         tasks: &Scope,
         own_lease: &Scope,
         ready: CancellationToken,
+        replaced: CancellationToken,
     ) -> (Publisher, watch::Receiver<Option<LeaseId>>) {
         let hub = &self.hub;
         let registry = &self.backends.registry;
@@ -213,17 +225,15 @@ impl Server {
             started: hub.clock.wall(),
         };
         // Given back last: the inventory is written under it.
-        own_lease.spawn(
-            "lease",
-            lease::hold(
-                Arc::clone(hub),
-                Arc::clone(registry),
-                own,
-                lease,
-                self.registry_health.clone(),
-                own_lease.stopping(),
-            ),
-        );
+        let holding = Holding {
+            hub: Arc::clone(hub),
+            registry: Arc::clone(registry),
+            own,
+            lease,
+            health: self.registry_health.clone(),
+            replaced,
+        };
+        own_lease.spawn("lease", holding.hold(own_lease.stopping()));
         for _ in 0..inventory::WRITERS {
             let (hub, registry) = (Arc::clone(hub), Arc::clone(registry));
             let health = self.registry_health.clone();

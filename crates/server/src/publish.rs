@@ -9,15 +9,17 @@ use std::time::Duration;
 use backends::bus::{Bus, BusError, NewRecord};
 use proto::record::{COMMAND_RESPONSES, MONITORING_DATA};
 use runtime::{Backoff, Component};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::Hub;
+use crate::hub::{Hub, Pending};
 use crate::measure::Measure;
 use crate::records;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CEILING: Duration = Duration::from_secs(5);
+/// Responses lag behind what is published by milliseconds, unless reading is in trouble.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 /// Responses published in one call.
 const RESPONSES_AT_ONCE: usize = 512;
 
@@ -71,21 +73,12 @@ impl Publisher {
                     () = hub.reported.notified() => continue,
                 }
             }
-            let judged = hub.judge(std::mem::take(&mut pending));
-            let responses = judged.iter().filter_map(|judged| judged.response.as_ref());
-            let records: Vec<NewRecord> = responses.map(records::of_response).collect();
-            let published = match records.is_empty() {
-                true => Ok(Vec::new()),
-                false => self.bus.publish(COMMAND_RESPONSES, records).await,
-            };
-            match published {
-                Ok(_) => {
-                    hub.durable(&judged);
+            match self.respond(&hub, &mut pending).await {
+                Ok(()) => {
                     self.fine(std::mem::take(&mut troubled));
                     backoff.reset();
                 }
                 Err(error) => {
-                    pending = hub.undurable(judged);
                     self.trouble(&error, &mut troubled);
                     tokio::select! {
                         () = stop.cancelled() => return,
@@ -93,6 +86,37 @@ impl Publisher {
                     }
                 }
             }
+        }
+    }
+
+    /// One turn over `pending`, which is empty afterwards unless it has to be tried again.
+    async fn respond(&self, hub: &Hub, pending: &mut Vec<Pending>) -> Result<(), BusError> {
+        if pending.iter().any(|pending| pending.report.state.is_final()) {
+            self.read_responses(hub).await?;
+        }
+        let judged = hub.judge(std::mem::take(pending));
+        let responses = judged.iter().filter_map(|judged| judged.response.as_ref());
+        let records: Vec<NewRecord> = responses.map(records::of_response).collect();
+        if !records.is_empty()
+            && let Err(error) = self.bus.publish(COMMAND_RESPONSES, records).await
+        {
+            *pending = hub.undurable(judged);
+            return Err(error);
+        }
+        hub.durable(&judged);
+        Ok(())
+    }
+
+    /// Waits until everything that is on `command-responses` now has been taken in. An outcome may be there already: told to
+    /// another server before the agent came here, or by a publish of ours that was said to have failed.
+    async fn read_responses(&self, hub: &Hub) -> Result<(), BusError> {
+        let extents = self.bus.extents(COMMAND_RESPONSES).await?;
+        let mut reached = hub.responses.subscribe();
+        match timeout(READ_WITHIN, reached.wait_for(|reached| reached.covers(&extents))).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(BusError::Unavailable {
+                reason: format!("{COMMAND_RESPONSES} was not read to its end within {READ_WITHIN:?}"),
+            }),
         }
     }
 

@@ -210,6 +210,15 @@ impl Roster {
         }
     }
 
+    /// The server itself did not run for `gap`: what its agents said meanwhile is still to be read, and their silence
+    /// proves nothing.
+    pub(crate) fn woke(&mut self, gap: Duration) {
+        for member in self.members.values_mut() {
+            let last_heard = member.tracker.last_heard();
+            member.tracker.heard(last_heard + gap);
+        }
+    }
+
     /// When [`Self::advance`] next has something to do.
     pub(crate) fn next_due(&self) -> Option<Duration> {
         self.schedule.first().map(|(due, _)| *due)
@@ -291,7 +300,8 @@ impl Roster {
     /// Makes `session` the one that speaks for its agent.
     fn seat(&mut self, who: &Introduction, session: SessionId, now: Now) {
         let timing = match who.client {
-            Client::Session => self.timing,
+            // Who opens a stream is not foreign.
+            Client::Session | Client::Foreign => self.timing,
             Client::StreamMetrics => rhythm_timing(self.timing, None),
         };
         let (server, server_incarnation) = (&self.server, &self.server_incarnation);
@@ -313,6 +323,7 @@ impl Roster {
         entry.config = who.truth.clone();
         member.server_fault = None;
         member.session = Some(session);
+        member.connection = who.connection;
         member.fresh = true;
         member.tracker.reopened(now.monotonic);
         member.tracker.retimed(timing);

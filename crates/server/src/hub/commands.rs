@@ -1,11 +1,14 @@
 //! The hub's part in commands: from the topic to sessions, and from reports to responses.
 
+use std::collections::HashMap;
+
+use backends::follow::Followed;
 use model::command::{CommandState, CommandType};
 use model::id::{AgentId, CommandId};
 use model::limit;
 use proto::record::ResponseRecord;
 
-use super::{Control, Hub};
+use super::{Control, Hub, Link, REPORTS_UNSORTED_MAX, State};
 use crate::orders::{Judgement, Order, Seen, Taken};
 use crate::roster::{Now, SessionId};
 use crate::session::Report;
@@ -17,6 +20,13 @@ pub(crate) struct Pending {
     pub report: Report,
     /// Who waits for it to be durable.
     pub session: Option<SessionId>,
+}
+
+impl Pending {
+    /// Whether it still has to be told: the server's own word, or one whose stream waits for its acknowledgement.
+    fn is_awaited(&self, links: &HashMap<SessionId, Link>) -> bool {
+        self.session.is_none_or(|session| links.contains_key(&session))
+    }
 }
 
 /// A [`Pending`] that was judged: what to publish, if anything.
@@ -65,8 +75,18 @@ impl Hub {
     }
 
     /// A report is to be published, in its turn.
+    ///
+    /// While the bus is away reports wait here. Agents that come and go meanwhile tell theirs on each stream anew, so
+    /// those of streams that have ended are let go.
     pub(crate) fn report(&self, agent: &AgentId, report: Report, session: Option<SessionId>) {
-        self.with(|state, _| state.reports.push_back(Pending { agent: agent.clone(), report, session }));
+        self.with(|state, _| {
+            state.reports.push_back(Pending { agent: agent.clone(), report, session });
+            if state.reports.len() > state.reports_sorted_at {
+                let State { reports, links, .. } = state;
+                reports.retain(|pending| pending.is_awaited(links));
+                state.reports_sorted_at = 2 * state.reports.len() + REPORTS_UNSORTED_MAX;
+            }
+        });
     }
 
     /// The server speaks for an agent that cannot.
@@ -83,10 +103,13 @@ impl Hub {
         })
     }
 
-    /// Says what of `pending` may be published now, and as what.
+    /// Says what of `pending` may be published now, and as what. What an agent said on a stream that has ended it says
+    /// again on its next, perhaps to another server: told by both, an outcome would be final twice.
     pub(crate) fn judge(&self, pending: Vec<Pending>) -> Vec<Judged> {
         self.with(|state, now| {
-            let judged = pending.into_iter().map(|pending| {
+            let awaited: Vec<Pending> =
+                pending.into_iter().filter(|pending| pending.is_awaited(&state.links)).collect();
+            let judged = awaited.into_iter().map(|pending| {
                 let Report { command_id, state: reported, .. } = &pending.report;
                 let judgement = state.orders.judge(&pending.agent, command_id, *reported, now.monotonic);
                 let response = match judgement {
@@ -144,6 +167,11 @@ impl Hub {
                 state.reports.push_back(Pending { agent: order.agent_id, report, session: None });
             }
         });
+    }
+
+    /// A record of `command-responses` was taken in, or all that was there.
+    pub(crate) fn responses_read(&self, followed: &Followed) {
+        self.responses.send_modify(|reached| reached.take(followed));
     }
 
     pub(crate) fn forget_passed_commands(&self) {

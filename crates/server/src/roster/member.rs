@@ -17,6 +17,8 @@ pub(super) struct Member {
     pub entry: AgentEntry,
     pub tracker: Tracker,
     pub session: Option<SessionId>,
+    /// Which stream of its incarnation the newest session here is.
+    pub connection: u64,
     pub bans: Vec<Ban>,
     /// The agent's own word about its config and what the server found at fault, merged into the entry.
     pub server_fault: Option<Failure>,
@@ -68,6 +70,7 @@ impl Member {
             entry,
             tracker: Tracker::opened(timing, now.monotonic),
             session: None,
+            connection: who.connection,
             bans: Vec::new(),
             server_fault: None,
             due: None,

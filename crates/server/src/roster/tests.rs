@@ -22,6 +22,7 @@ fn who(incarnation: &str, host: &str) -> Introduction {
         agent_id: AgentId::new("a").unwrap(),
         client: Client::Session,
         incarnation: Incarnation::new(incarnation).unwrap(),
+        connection: 0,
         host: host.to_owned(),
         os: String::new(),
         version: String::new(),
@@ -162,8 +163,35 @@ fn an_agent_that_another_server_took_is_no_longer_judged_here() {
     settle(&mut roster);
     roster.facts(session, Collection::Paused, Duration::ZERO);
     let write = roster.next_write().unwrap();
-    assert_eq!(roster.written(&write, Written::Usurped), Some(session));
+    let by = Some(Incarnation::new("i2").unwrap());
+    let retry_after = Duration::from_secs(60);
+    let lost = roster.written(&write, Written::Usurped { by });
+    assert_eq!(lost, Some((session, Displacement::Superseded { retry_after })));
     assert_eq!((roster.session_of(&write.entry.agent_id), roster.next_due()), (None, None));
+}
+
+#[test]
+fn what_is_left_of_the_stream_of_an_agent_that_moved_is_no_rival() {
+    let mut roster = roster();
+    let session = roster.admit(&who("i1", ""), at(0)).unwrap().session;
+    settle(&mut roster);
+    roster.claimed_elsewhere(&AgentId::new("a").unwrap());
+    let write = roster.next_write().unwrap();
+    let by = Some(Incarnation::new("i1").unwrap());
+    let lost = roster.written(&write, Written::Usurped { by });
+    assert_eq!(lost, Some((session, Displacement::Replaced)));
+}
+
+#[test]
+fn silence_while_the_server_itself_did_not_listen_does_not_count() {
+    let mut roster = roster();
+    roster.admit(&who("i1", ""), at(0)).unwrap();
+    roster.advance(at(3_000));
+    roster.woke(Duration::from_secs(30));
+    roster.advance(at(34_999));
+    assert_eq!(status(&roster), (Presence::Online, Reason::Connected));
+    roster.advance(at(35_000));
+    assert_eq!(status(&roster), (Presence::Late, Reason::Silence), "the five seconds that it listened do");
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use backends::registry::LeaseId;
 use bytes::Bytes;
-use model::id::AgentId;
+use model::id::{AgentId, Incarnation};
+use model::limit;
 use model::presence::Presence;
 use model::sample::Timestamp;
 use proto::key::{AgentEntry, HeartbeatEntry};
 
-use super::{Roster, SessionId};
+use super::{Displacement, Roster, SessionId};
 
 /// What the inventory should be told about one agent. One at a time per agent; settle it with [`Roster::written`].
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,8 @@ pub(crate) struct Write {
     pub hold: bool,
     /// The agent came to this server since the last write: it may be taken from whoever had it.
     pub fresh: bool,
+    /// Which stream of its incarnation the agent has here.
+    pub connection: u64,
     pub known: Known,
 }
 
@@ -35,8 +38,10 @@ pub(crate) enum Written {
         first_seen: Timestamp,
         connected_at: Timestamp,
     },
-    /// Another server, or another run of this one, has the agent now.
-    Usurped,
+    /// Another server, or another run of this one, has the agent now; if it is known, this incarnation of it.
+    Usurped {
+        by: Option<Incarnation>,
+    },
     /// The registry did not answer; still to be done.
     Postponed,
 }
@@ -48,6 +53,7 @@ impl Write {
             server: self.entry.server.clone(),
             server_incarnation: self.entry.server_incarnation.clone(),
             incarnation: self.entry.incarnation.clone(),
+            connection: self.connection,
             since: self.entry.connected_at,
         }
     }
@@ -65,6 +71,7 @@ impl Roster {
                 entry: member.entry.clone(),
                 hold: !matches!(status, Presence::Offline | Presence::Shutdown | Presence::Restarting),
                 fresh: member.fresh,
+                connection: member.connection,
                 known: member.known.clone(),
             });
         }
@@ -76,7 +83,7 @@ impl Roster {
     }
 
     /// Settles a [`Write`]. Returns the session that lost its agent to another server.
-    pub(crate) fn written(&mut self, write: &Write, outcome: Written) -> Option<SessionId> {
+    pub(crate) fn written(&mut self, write: &Write, outcome: Written) -> Option<(SessionId, Displacement)> {
         let agent = &write.entry.agent_id;
         let member = self.members.get_mut(agent)?;
         member.writing = false;
@@ -100,17 +107,28 @@ impl Roster {
                 self.mark_dirty(agent);
                 None
             }
-            Written::Usurped if member.fresh && !write.fresh => {
+            Written::Usurped { .. } if member.fresh && !write.fresh => {
                 // It came here, anew, while the write was under way.
                 self.mark_dirty(agent);
                 None
             }
-            Written::Usurped => {
+            Written::Usurped { by } => {
+                // The same run of the agent has merely moved, and this is what is left of its old stream.
+                let moved = by.as_ref() == Some(&member.entry.incarnation);
+                let displacement = match moved {
+                    true => Displacement::Replaced,
+                    false => Displacement::Superseded { retry_after: limit::DUPLICATE_RETRY_MIN },
+                };
                 let session = member.session;
                 self.remove(agent);
-                session
+                session.map(|session| (session, displacement))
             }
         }
+    }
+
+    /// Somebody else's claim on an agent was seen: if it is held here, the next write finds out who has it.
+    pub(crate) fn claimed_elsewhere(&mut self, agent: &AgentId) {
+        self.mark_dirty(agent);
     }
 
     /// The server has a new lease: heartbeat keys on the old one are gone, or will be, and are to be written again.

@@ -40,11 +40,12 @@ pub(crate) async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
     }
 }
 
-/// A bus whose `monitoring-data` opens on demand, or fails first.
+/// One server's way to a bus that it may share: `monitoring-data` and `command-responses` open on demand, or fail first.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    inner: EmbeddedBus,
+    inner: Arc<EmbeddedBus>,
     state: watch::Sender<Gated>,
+    responses: watch::Sender<Gated>,
     /// Calls that found the gate not open.
     pub tried: watch::Sender<usize>,
 }
@@ -54,11 +55,28 @@ pub(crate) enum Gated {
     Open,
     Waiting,
     Failing,
+    /// The record gets there, the answer does not come back.
+    AnswerLost,
 }
 
 impl Gate {
+    fn over(inner: Arc<EmbeddedBus>) -> Arc<Self> {
+        let (state, responses) = (watch::Sender::new(Gated::Open), watch::Sender::new(Gated::Open));
+        Arc::new(Self { inner, state, responses, tried: watch::Sender::new(0) })
+    }
+
     pub(crate) fn set(&self, state: Gated) {
         self.state.send_replace(state);
+    }
+
+    pub(crate) fn set_responses(&self, state: Gated) {
+        self.responses.send_replace(state);
+    }
+
+    /// Waits until `times` calls found a gate not open.
+    pub(crate) async fn tried(&self, times: usize) {
+        let mut tried = self.tried.subscribe();
+        soon("a try to publish", tried.wait_for(|tried| *tried >= times)).await.unwrap();
     }
 }
 
@@ -69,15 +87,27 @@ impl Bus for Gate {
     }
 
     async fn publish(&self, topic: &str, records: Vec<NewRecord>) -> Result<Vec<Position>, BusError> {
-        if topic == MONITORING_DATA {
-            let mut state = self.state.subscribe();
-            if *state.borrow() != Gated::Open {
-                self.tried.send_modify(|tried| *tried += 1);
+        let mut state = match topic {
+            MONITORING_DATA => self.state.subscribe(),
+            COMMAND_RESPONSES => self.responses.subscribe(),
+            _ => return self.inner.publish(topic, records).await,
+        };
+        let gated = *state.borrow();
+        if gated == Gated::AnswerLost {
+            self.inner.publish(topic, records.clone()).await?;
+        }
+        if gated != Gated::Open {
+            self.tried.send_modify(|tried| *tried += 1);
+        }
+        match gated {
+            Gated::Open => {}
+            Gated::Waiting => {
+                state.wait_for(|state| *state == Gated::Open).await.map_err(|_| BusError::Closed)?;
             }
-            if *state.borrow() == Gated::Failing {
-                return Err(BusError::Unavailable { reason: "on purpose".to_owned() });
+            Gated::Failing => return Err(BusError::Unavailable { reason: "on purpose".to_owned() }),
+            Gated::AnswerLost => {
+                return Err(BusError::Unavailable { reason: "the answer was lost on purpose".to_owned() });
             }
-            state.wait_for(|state| *state == Gated::Open).await.map_err(|_| BusError::Closed)?;
         }
         self.inner.publish(topic, records).await
     }
@@ -110,8 +140,12 @@ impl Surroundings {
         let topics = topics.map(|name| TopicSpec { name: name.to_owned(), partitions: 3, retention });
         bus.ensure_topics(&topics).await.unwrap();
         let registry = EmbeddedRegistry::in_memory(&Default::default()).unwrap();
-        let (state, tried) = (watch::Sender::new(Gated::Open), watch::Sender::new(0));
-        Self { bus: Arc::new(Gate { inner: bus, state, tried }), registry: Arc::new(registry) }
+        Self { bus: Gate::over(Arc::new(bus)), registry: Arc::new(registry) }
+    }
+
+    /// The same bus and registry, for another server with its own way to them.
+    pub(crate) fn beside(&self) -> Self {
+        Self { bus: Gate::over(Arc::clone(&self.bus.inner)), registry: Arc::clone(&self.registry) }
     }
 
     /// Publishes `value` as JSON on `topic`, as any tool would.
@@ -197,6 +231,12 @@ impl World {
         Self::start_with(around, settings(timing)).await
     }
 
+    /// A server of this name beside others.
+    pub(crate) async fn named(around: &Surroundings, id: &str) -> Self {
+        let settings = Settings { server_id: ServerId::new(id).unwrap(), ..settings(Timing::default()) };
+        Self::start_with(around.beside(), settings).await
+    }
+
     pub(crate) async fn start_with(around: Surroundings, settings: Settings) -> Self {
         let backends = Backends { bus: around.bus.clone(), registry: around.registry.clone() };
         let ops = Ops { health: Default::default(), metrics: Default::default() };
@@ -212,6 +252,11 @@ impl World {
 
     pub(crate) async fn stop(self) -> Result<(), RunError> {
         self.stop.cancel();
+        self.ended().await
+    }
+
+    /// Waits for an end that the server comes to by itself.
+    pub(crate) async fn ended(self) -> Result<(), RunError> {
         soon("the end of the server", self.ended).await.unwrap()
     }
 
@@ -233,7 +278,11 @@ impl World {
 
     /// An agent that was let in and has its first config.
     pub(crate) async fn agent(&self, id: &str, incarnation: &str) -> Agent {
-        let mut agent = self.greet(hello(id, incarnation)).await;
+        self.arrival(hello(id, incarnation)).await
+    }
+
+    pub(crate) async fn arrival(&self, hello: wire::Hello) -> Agent {
+        let mut agent = self.greet(hello).await;
         assert!(matches!(agent.next().await, Down::Welcome(_)));
         assert!(matches!(agent.next().await, Down::Config(_)));
         agent

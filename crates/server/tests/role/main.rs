@@ -9,5 +9,6 @@ mod harness;
 mod hostile;
 mod presence;
 mod seed_client;
+mod several;
 mod start;
 mod tls;
