@@ -114,7 +114,7 @@ impl Agent {
             downlink,
             metrics,
         };
-        let uplink = Uplink { servers, surroundings, health: component("uplink"), connected };
+        let uplink = Uplink { servers, surroundings, health: component("uplink"), connected, connections: 0 };
         let inbox = Inbox { commands: command_inbox, acknowledgements: acknowledged, config: configured };
         Ok(Self { collecting, orders, control, inbox, uplink, farewell, restart })
     }

@@ -14,6 +14,7 @@ use model::limit;
 use model::truth::ConfigTruth;
 use proto::convert::{collection_to_wire, command_state_from_wire, command_state_to_wire, truth_to_wire};
 use proto::wire::agent_message::Body;
+use proto::wire::leave::Reason;
 use proto::wire::monitoring_service_client::MonitoringServiceClient;
 use proto::wire::{self, AgentMessage, ServerMessage, Welcome, server_message};
 use runtime::clock::wall;
@@ -92,10 +93,17 @@ pub(crate) enum SessionError {
     Status(Box<tonic::Status>),
     #[error("the server ended the stream")]
     Ended,
-    #[error("the server sent us away ({reason}): {message}")]
-    Left { reason: &'static str, message: String, draining: bool, retry_after: Option<Duration> },
+    #[error("the server sent us away ({}): {message}", reason.as_str_name())]
+    Left { reason: Reason, message: String, retry_after: Option<Duration> },
     #[error("the server broke the protocol: {0}")]
     Protocol(String),
+}
+
+impl SessionError {
+    /// Whether it would be the same at every server.
+    pub(crate) fn is_about_us(&self) -> bool {
+        matches!(self, Self::Left { reason: Reason::Superseded, .. })
+    }
 }
 
 impl From<tonic::Status> for SessionError {
@@ -124,8 +132,12 @@ struct Talk {
 }
 
 impl Session {
-    /// Connects, says hello and waits to be welcomed.
-    pub(crate) async fn open(server: &Server, mut context: Surroundings) -> Result<Self, SessionError> {
+    /// Connects, says hello and waits to be welcomed. `connection` is the number of this try, over all servers.
+    pub(crate) async fn open(
+        server: &Server,
+        mut context: Surroundings,
+        connection: u64,
+    ) -> Result<Self, SessionError> {
         let channel = timeout(CONNECT_WITHIN, server.endpoint.connect());
         let channel = channel
             .await
@@ -136,7 +148,7 @@ impl Session {
             .max_encoding_message_size(limit::AGENT_MESSAGE_BYTES_MAX);
         let (control, control_lane) = mpsc::channel(CONTROL_DEPTH);
         let (data, data_lane) = mpsc::channel(1);
-        let hello = context.hello();
+        let hello = context.hello(connection);
         control.try_send(message(Body::Hello(hello))).expect("a new channel has room");
         let outgoing = Outgoing { control: control_lane, data: data_lane };
         let welcomed = async {
@@ -311,7 +323,7 @@ async fn say_goodbye(
 }
 
 impl Surroundings {
-    fn hello(&mut self) -> wire::Hello {
+    fn hello(&mut self, connection: u64) -> wire::Hello {
         let Identity { agent_id, incarnation, boot_id, labels, machine, .. } = &*self.identity;
         let view = self.view.borrow();
         wire::Hello {
@@ -327,6 +339,7 @@ impl Surroundings {
             config_truth: Some(truth_to_wire(&self.truth.borrow_and_update())),
             collection: collection_to_wire(view.collection).into(),
             interval_ms: milliseconds(view.interval),
+            connection,
         }
     }
 }
@@ -344,11 +357,9 @@ pub(crate) fn rejected(command: &wire::Command, why: &str) -> wire::CommandRepor
 }
 
 fn left(leave: wire::Leave) -> SessionError {
-    let reason = wire::leave::Reason::try_from(leave.reason).unwrap_or_default();
     SessionError::Left {
-        reason: reason.as_str_name(),
+        reason: leave.reason(),
         message: leave.message,
-        draining: reason == wire::leave::Reason::Draining,
         retry_after: (leave.retry_after_ms > 0).then(|| Duration::from_millis(leave.retry_after_ms)),
     }
 }

@@ -16,8 +16,9 @@ use crate::tls::{ClientTls, Protection, SYSTEM_BUNDLES};
 
 /// Time to reach one server. Another one may answer.
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// An idle connection is asked for life this often, and is dead when it does not answer in time.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+/// An idle connection is asked for life this often, and is dead when it does not answer in time: the agent of a server that
+/// hangs is at another one well before it would be called OFFLINE with it.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 /// What a server may send ahead of our reading: commands and configs are small.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 128 * 1024;

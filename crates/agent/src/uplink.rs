@@ -12,8 +12,9 @@ use crate::session::{Session, SessionError, Surroundings};
 use crate::settings::Server;
 
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// A session that held this long was a good one: the next failure begins with short delays.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// A session that held this long was a good one: the next failure begins with short delays. Shorter ones, one after the
+/// other, are a server that takes agents in and fails.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -23,6 +24,17 @@ pub(crate) struct Uplink {
     pub(crate) health: Component,
     /// The server of the session, if there is one.
     pub(crate) connected: watch::Sender<Option<String>>,
+    /// Streams tried so far. Servers tell by it which of two is the newer.
+    pub(crate) connections: u64,
+}
+
+/// A round over all servers that ended without a goodbye.
+#[derive(Debug)]
+struct NoSession {
+    server: String,
+    error: SessionError,
+    /// Nobody took us, as opposed to a session that was and is no more.
+    everywhere: bool,
 }
 
 impl Uplink {
@@ -31,15 +43,20 @@ impl Uplink {
         let mut farewell = self.surroundings.farewell.clone();
         let connected = self.connected.subscribe();
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        self.servers.shuffle(&mut rand::rng());
         loop {
             let ended = tokio::select! {
                 ended = self.round(&mut backoff) => ended,
                 () = stopping_without_session(&mut farewell, &connected) => return,
             };
-            let Err((server, error)) = ended else { return };
-            let delay = delay(&error, self.servers.len(), backoff.next_delay());
+            let Err(ended) = ended else { return };
+            let delay = delay(&ended, self.servers.len(), backoff.next_delay());
+            let NoSession { server, error, .. } = ended;
             tracing::warn!(server, error = %error, retry_in = ?delay, "no session with a server");
             self.health.degraded(format!("{server}: {error}"));
+            // In another order, and the one that let go of us last: its host may be gone, which takes time to find out.
+            self.servers.shuffle(&mut rand::rng());
+            self.servers.sort_by_key(|one| one.name == server);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 _ = farewell.wait_for(Option::is_some) => return,
@@ -47,20 +64,25 @@ impl Uplink {
         }
     }
 
-    /// Tries every server once, in random order, until one welcomes us; then stays. `Ok` after a goodbye.
-    async fn round(&mut self, backoff: &mut Backoff) -> Result<(), (String, SessionError)> {
-        self.servers.shuffle(&mut rand::rng());
+    /// Tries every server once until one welcomes us; then stays. `Ok` after a goodbye.
+    async fn round(&mut self, backoff: &mut Backoff) -> Result<(), NoSession> {
         let mut last = None;
         for server in &self.servers {
-            let error = match Session::open(server, self.surroundings.clone()).await {
+            self.connections += 1;
+            let name = || server.name.clone();
+            let error = match Session::open(server, self.surroundings.clone(), self.connections).await {
                 Ok(session) => match self.serve(server, session, backoff).await {
                     Ok(()) => return Ok(()),
-                    Err(error) => return Err((server.name.clone(), error)),
+                    Err(error) => return Err(NoSession { server: name(), error, everywhere: false }),
                 },
                 Err(error) => error,
             };
             tracing::debug!(server = server.name, %error, "a server does not take us");
-            last = Some((server.name.clone(), error));
+            let ours = error.is_about_us();
+            last = Some(NoSession { server: name(), error, everywhere: true });
+            if ours {
+                break;
+            }
         }
         Err(last.expect("at least one server is given"))
     }
@@ -88,11 +110,12 @@ impl Uplink {
     }
 }
 
-/// How long to wait. A server that asks for patience gets it; one that is merely stopping is not waited for while there
-/// are others.
-fn delay(error: &SessionError, servers: usize, jitter: Duration) -> Duration {
-    match error {
-        SessionError::Left { draining, retry_after: Some(after), .. } if !draining || servers == 1 => {
+/// How long to wait. A server that asks for patience gets it, unless it speaks for itself only and there are others to try.
+fn delay(ended: &NoSession, servers: usize, jitter: Duration) -> Duration {
+    match &ended.error {
+        SessionError::Left { retry_after: Some(after), .. }
+            if ended.error.is_about_us() || ended.everywhere || servers == 1 =>
+        {
             (*after).min(limit::DUPLICATE_RETRY_MAX) + jitter
         }
         _ => jitter,
@@ -114,24 +137,29 @@ async fn stopping_without_session(
 
 #[cfg(test)]
 mod tests {
+    use proto::wire::leave::Reason;
+
     use super::*;
 
+    fn left(reason: Reason, everywhere: bool, retry_after: Option<Duration>) -> NoSession {
+        let error = SessionError::Left { reason, message: String::new(), retry_after };
+        NoSession { server: String::new(), error, everywhere }
+    }
+
     #[test]
-    fn a_server_is_given_the_time_it_asks_for() {
+    fn a_server_is_given_the_time_it_asks_for_unless_another_may_take_us() {
         let minute = Duration::from_secs(60);
-        let left = |draining, retry_after| SessionError::Left {
-            reason: "",
-            message: String::new(),
-            draining,
-            retry_after,
-        };
         let jitter = Duration::from_millis(300);
-        assert_eq!(delay(&left(false, Some(minute)), 3, jitter), minute + jitter);
-        assert_eq!(delay(&left(true, Some(minute)), 1, jitter), minute + jitter);
-        assert_eq!(delay(&left(true, Some(minute)), 2, jitter), jitter);
-        assert_eq!(delay(&left(false, None), 1, jitter), jitter);
-        assert_eq!(delay(&SessionError::Ended, 1, jitter), jitter);
+        let (alone, refused) = (1, true);
+        for reason in [Reason::Draining, Reason::Overloaded] {
+            assert_eq!(delay(&left(reason, false, Some(minute)), alone, jitter), minute + jitter);
+            assert_eq!(delay(&left(reason, false, Some(minute)), 2, jitter), jitter);
+            assert_eq!(delay(&left(reason, refused, Some(minute)), 2, jitter), minute + jitter);
+        }
+        assert_eq!(delay(&left(Reason::Superseded, false, Some(minute)), 2, jitter), minute + jitter);
+        assert_eq!(delay(&left(Reason::Superseded, false, None), 2, jitter), jitter);
         let eternity = Some(Duration::from_secs(u64::MAX));
-        assert_eq!(delay(&left(false, eternity), 1, jitter), limit::DUPLICATE_RETRY_MAX + jitter);
+        let longest = limit::DUPLICATE_RETRY_MAX + jitter;
+        assert_eq!(delay(&left(Reason::Superseded, false, eternity), 1, jitter), longest);
     }
 }

@@ -513,6 +513,67 @@ async fn a_dead_server_in_the_list_does_not_matter() {
     assert_eq!(agent.stop().await, Ended::Stopped);
 }
 
+/// An agent between two servers, and the one it is at first.
+async fn between_two() -> (tempfile::TempDir, Running, FakeServer, FakeServer, Peer, wire::Hello) {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut one, mut two) = (FakeServer::start().await, FakeServer::start().await);
+    let agent = start(settings(folder.path(), &[one.address.to_string(), two.address.to_string()]));
+    let (first, (peer, hello)) = tokio::select! {
+        session = one.session(16) => (true, session),
+        session = two.session(16) => (false, session),
+    };
+    let (here, there) = if first { (one, two) } else { (two, one) };
+    (folder, agent, here, there, peer, hello)
+}
+
+#[tokio::test]
+async fn an_agent_whose_server_breaks_off_is_at_the_other_one_soon_and_counts_its_streams() {
+    let (_folder, agent, mut here, mut there, peer, first) = between_two().await;
+    let broke = std::time::Instant::now();
+    drop(peer);
+    let (peer, second) = there.session(16).await;
+    assert!(broke.elapsed() < Duration::from_secs(2), "after {:?}", broke.elapsed());
+    drop(peer);
+    let (_peer, third) = here.session(16).await;
+    assert_eq!(
+        [first, second, third].map(|hello| (hello.incarnation.len(), hello.connection)),
+        [(26, 1), (26, 2), (26, 3)]
+    );
+    drop(agent);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_told_to_leave_a_server_that_stops_goes_to_the_other_at_once() {
+    let (_folder, agent, _here, mut there, peer, _) = between_two().await;
+    let told = std::time::Instant::now();
+    let reason = wire::leave::Reason::Draining.into();
+    peer.say(Down::Leave(wire::Leave { reason, message: String::new(), retry_after_ms: 60_000 })).await;
+    there.session(16).await;
+    assert!(told.elapsed() < Duration::from_secs(2), "after {:?}", told.elapsed());
+    drop(agent);
+}
+
+#[tokio::test]
+async fn one_of_two_agents_with_the_same_id_does_not_try_its_luck_at_another_server() {
+    let (_folder, agent, mut here, mut there, peer, _) = between_two().await;
+    let superseded = |retry_after_ms| {
+        let reason = wire::leave::Reason::Superseded.into();
+        Down::Leave(wire::Leave { reason, message: String::new(), retry_after_ms })
+    };
+    peer.say(superseded(0)).await;
+    let (peer, _) = there.hello().await;
+    peer.say(superseded(1_000)).await;
+    let refused = std::time::Instant::now();
+    let (_peer, hello) = tokio::select! {
+        session = here.session(16) => session,
+        session = there.session(16) => session,
+    };
+    assert_eq!(hello.connection, 3, "one try at each server so far");
+    assert!(refused.elapsed() >= Duration::from_secs(1), "after {:?}", refused.elapsed());
+    assert!(!here.is_asked() && !there.is_asked());
+    drop(agent);
+}
+
 #[tokio::test]
 async fn an_agent_without_any_server_stops_at_once() {
     let folder = tempfile::tempdir().unwrap();

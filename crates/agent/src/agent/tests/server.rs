@@ -78,11 +78,22 @@ impl FakeServer {
         Self { address, sessions, _scope: scope }
     }
 
-    /// The next session, its hello read and answered.
-    pub(super) async fn session(&mut self, credits: u32) -> (Peer, wire::Hello) {
+    /// The next session, its hello read.
+    pub(super) async fn hello(&mut self) -> (Peer, wire::Hello) {
         let peer = tokio::time::timeout(PATIENCE, self.sessions.recv()).await;
         let mut peer = peer.expect("no session was opened in time").unwrap();
         let Body::Hello(hello) = peer.next().await else { panic!("the first message was no hello") };
+        (peer, hello)
+    }
+
+    /// Whether somebody waits to be greeted.
+    pub(super) fn is_asked(&self) -> bool {
+        !self.sessions.is_empty()
+    }
+
+    /// The next session, its hello read and answered.
+    pub(super) async fn session(&mut self, credits: u32) -> (Peer, wire::Hello) {
+        let (peer, hello) = self.hello().await;
         let welcome = wire::Welcome {
             server_id: "fake".to_owned(),
             heartbeat_interval_ms: 100,

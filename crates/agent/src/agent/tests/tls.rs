@@ -83,7 +83,7 @@ async fn gets_in(server: &mut FakeServer, tls: ClientTls) {
 async fn stays_out(address: String, tls: Option<ClientTls>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let Uplink { servers, surroundings, .. } = bind(with_tls(folder.path(), address, tls)).uplink;
-    match Session::open(&servers[0], surroundings).await {
+    match Session::open(&servers[0], surroundings, 1).await {
         Ok(_) => panic!("the agent got in"),
         Err(error) => error.to_string(),
     }
