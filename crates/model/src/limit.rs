@@ -93,6 +93,8 @@ pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(1);
 /// Agents of a server that is gone are LATE this long before they are OFFLINE.
 pub const SERVER_LOSS_GRACE: Duration = Duration::from_secs(60);
+/// Agents whose server is gone are on their way to another for a moment; only then is it told.
+pub const SERVER_LOSS_NOTICE: Duration = Duration::from_secs(3);
 /// The first ban of a superseded session; it doubles up to the maximum.
 pub const DUPLICATE_RETRY_MIN: Duration = Duration::from_secs(60);
 pub const DUPLICATE_RETRY_MAX: Duration = Duration::from_secs(3_600);

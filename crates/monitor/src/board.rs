@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model::id::{AgentId, Incarnation, Revision, ServerId};
-use model::limit::SERVER_LOSS_GRACE;
+use model::limit::{SERVER_LOSS_GRACE, SERVER_LOSS_NOTICE};
 use model::presence::{Presence, Reason, ServerLoss, Verdict};
 use model::sample::Timestamp;
 use proto::key::AgentEntry;
 use proto::record::StatusRecord;
+
+const FOREIGN: Verdict = Verdict::new(Presence::Online, Reason::ForeignKey);
+const FOREIGN_GONE: Verdict = Verdict::new(Presence::Offline, Reason::ForeignKeyGone);
 
 /// Every agent's newest evidence, and what was last said of it.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +20,8 @@ pub struct Board {
     servers: BTreeMap<ServerId, Incarnation>,
     /// Agents whose server is gone, since when this monitor has known it.
     orphans: BTreeMap<AgentId, ServerLoss>,
-    /// Heartbeat keys that are not our servers': there, or there once.
-    foreign: BTreeMap<AgentId, bool>,
+    /// Heartbeat keys that are not our servers', and when they were written.
+    foreign: BTreeMap<AgentId, Revision>,
     /// What `agent-status` says last.
     published: BTreeMap<AgentId, StatusRecord>,
 }
@@ -49,11 +52,12 @@ impl Board {
         self.servers.remove(server);
     }
 
-    /// A heartbeat key written by something else than our servers came or went.
-    pub fn foreign(&mut self, agent: AgentId, there: bool) {
-        if there || self.foreign.contains_key(&agent) {
-            self.foreign.insert(agent, there);
-        }
+    /// A heartbeat key that something else than our servers wrote at this revision, or that is there no more.
+    pub fn foreign(&mut self, agent: AgentId, written: Option<Revision>) {
+        match written {
+            Some(written) => self.foreign.insert(agent, written),
+            None => self.foreign.remove(&agent),
+        };
     }
 
     /// A value of `agent-status`, ours or an earlier leader's.
@@ -74,8 +78,9 @@ impl Board {
         counts
     }
 
-    /// Verdicts over agents whose server is gone, that differ from what their entries say.
-    pub fn judge(&mut self, now: Duration, wall: Timestamp) -> Vec<Judgement> {
+    /// Notes whose server is gone, and since when. To be called by monitors that stand by, too: their grace has begun when
+    /// they begin to lead.
+    pub fn look(&mut self, now: Duration) {
         let gone: BTreeSet<AgentId> = self
             .agents
             .values()
@@ -86,8 +91,14 @@ impl Board {
         for agent in gone {
             self.orphans.entry(agent).or_insert(ServerLoss { since: now, grace: SERVER_LOSS_GRACE });
         }
+    }
+
+    /// Verdicts over agents whose server is gone, that differ from what their entries say.
+    pub fn judge(&mut self, now: Duration, wall: Timestamp) -> Vec<Judgement> {
+        self.look(now);
         let orphans = self.orphans.iter().filter_map(|(agent, loss)| Some((self.agents.get(agent)?, loss)));
         orphans
+            .filter(|(_, loss)| now.saturating_sub(loss.since) >= SERVER_LOSS_NOTICE)
             .filter(|((entry, _), loss)| entry.verdict() != loss.verdict(now))
             .map(|((entry, judged), loss)| {
                 let Verdict { status, reason } = loss.verdict(now);
@@ -101,31 +112,52 @@ impl Board {
 
     /// The next instant at which [`Self::judge`] may say something new by itself.
     pub fn next_change(&self, now: Duration) -> Option<Duration> {
-        self.orphans.values().map(|loss| loss.since + loss.grace).filter(|at| *at > now).min()
+        let changes =
+            self.orphans.values().flat_map(|loss| [SERVER_LOSS_NOTICE, loss.grace].map(|at| loss.since + at));
+        changes.filter(|at| *at > now).min()
     }
 
     /// What `agent-status` does not say yet. Call [`Self::published`] with each record that became durable.
     pub fn unpublished(&self, wall: Timestamp) -> Vec<StatusRecord> {
-        let ours = self.agents.values().map(|(entry, _)| StatusRecord {
-            agent_id: entry.agent_id.clone(),
-            status: entry.status,
-            reason: entry.reason,
-            incarnation: Some(entry.incarnation.clone()),
-            server: Some(entry.server.clone()),
-            timestamp: wall,
-        });
-        let foreign = self.foreign.iter().filter(|(agent, _)| !self.agents.contains_key(*agent));
-        let foreign = foreign.map(|(agent, there)| StatusRecord {
+        let foreign = |agent: &AgentId, Verdict { status, reason }| StatusRecord {
             agent_id: agent.clone(),
-            status: if *there { Presence::Online } else { Presence::Offline },
-            reason: if *there { Reason::ForeignKey } else { Reason::ForeignKeyGone },
+            status,
+            reason,
             incarnation: None,
             server: None,
             timestamp: wall,
+        };
+        let ours = self.agents.values().map(|(entry, modified)| match self.outlives(entry, *modified) {
+            true => foreign(&entry.agent_id, FOREIGN),
+            false => StatusRecord {
+                agent_id: entry.agent_id.clone(),
+                status: entry.status,
+                reason: entry.reason,
+                incarnation: Some(entry.incarnation.clone()),
+                server: Some(entry.server.clone()),
+                timestamp: wall,
+            },
         });
-        ours.chain(foreign)
+        let strangers = |agent: &&AgentId| !self.agents.contains_key(*agent);
+        let there = self.foreign.keys().filter(strangers).map(|agent| foreign(agent, FOREIGN));
+        // Also those that went while nobody led: the topic knows that they were there.
+        let gone = self.published.values().filter(|last| last.reason == Reason::ForeignKey);
+        let gone = gone.map(|last| &last.agent_id).filter(|agent| !self.foreign.contains_key(*agent));
+        let gone = gone.filter(strangers).map(|agent| foreign(agent, FOREIGN_GONE));
+        ours.chain(there)
+            .chain(gone)
             .filter(|record| self.published.get(&record.agent_id).is_none_or(|last| says_new(last, record)))
             .collect()
+    }
+
+    /// Whether another program's key says more than our own last word. A goodbye is one, so the key must be newer.
+    fn outlives(&self, entry: &AgentEntry, modified: Revision) -> bool {
+        let Some(written) = self.foreign.get(&entry.agent_id) else { return false };
+        match entry.status {
+            Presence::Offline | Presence::NeverSeen => true,
+            Presence::Shutdown => *written > modified,
+            Presence::Online | Presence::Late | Presence::Restarting | Presence::Duplicate => false,
+        }
     }
 
     /// An agent that is thought alive, held by a server run that is not there.

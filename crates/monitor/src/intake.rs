@@ -1,11 +1,12 @@
 //! What a monitor follows, and how each input changes what it knows. Nothing here writes.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use backends::Backends;
 use backends::bus::{Extent, Record, StartAt};
-use backends::follow::{self, Followed};
+use backends::follow::{self, Followed, Reached};
 use backends::registry::{Entry, Event};
 use model::command::OpenCommands;
 use model::id::{AgentId, CommandId, ServerId};
@@ -35,20 +36,16 @@ pub(crate) enum Prefix {
     Agents,
     Heartbeats,
     Servers,
-    Config,
-    Groups,
 }
 
 impl Prefix {
-    const ALL: [Self; 5] = [Self::Agents, Self::Heartbeats, Self::Servers, Self::Config, Self::Groups];
+    const ALL: [Self; 3] = [Self::Agents, Self::Heartbeats, Self::Servers];
 
     pub(crate) const fn key(self) -> &'static str {
         match self {
             Self::Agents => key::AGENTS,
             Self::Heartbeats => key::HEARTBEATS,
             Self::Servers => key::SERVERS,
-            Self::Config => key::CONFIG,
-            Self::Groups => key::GROUPS,
         }
     }
 }
@@ -126,8 +123,7 @@ pub(crate) struct Known {
     complaints: Sparing,
     /// The keys each prefix held at its last resync or change: a resync tells what is gone only by leaving it out.
     keys: BTreeMap<Prefix, follow::Mirror>,
-    /// The next offset of each partition, by topic.
-    reached: BTreeMap<(Topic, u32), u64>,
+    reached: BTreeMap<Topic, Reached>,
     catching_up: usize,
 }
 
@@ -152,10 +148,7 @@ impl Known {
 
     /// Whether every record below these ends has been taken in.
     pub(crate) fn has_reached(&self, topic: Topic, extents: &[Extent]) -> bool {
-        extents.iter().all(|extent| {
-            let reached = self.reached.get(&(topic, extent.partition)).copied().unwrap_or(0);
-            extent.high == extent.low || reached >= extent.high
-        })
+        self.reached.get(&topic).is_some_and(|reached| reached.covers(extents))
     }
 
     pub(crate) fn registry(&mut self, prefix: Prefix, event: Event) {
@@ -168,15 +161,23 @@ impl Known {
                 Prefix::Agents => self.agent(&key, entry),
                 Prefix::Servers => self.server(&key, entry),
                 Prefix::Heartbeats => self.heartbeat(&key, entry),
-                // History is recorded from the event itself.
-                Prefix::Config | Prefix::Groups => {}
             }
         }
     }
 
-    /// Takes a record in. A presence record is given back: people want to see it.
-    pub(crate) fn record(&mut self, topic: Topic, record: &Record) -> Option<StatusRecord> {
-        self.reached.insert((topic, record.position.partition), record.position.offset + 1);
+    /// Takes in what a topic brought. A presence record is given back: people want to see it.
+    pub(crate) fn followed(&mut self, topic: Topic, followed: &Followed) -> Option<StatusRecord> {
+        self.reached.entry(topic).or_default().take(followed);
+        match followed {
+            Followed::Record(record) => self.record(topic, record),
+            Followed::CaughtUp(_) => {
+                self.catching_up = self.catching_up.saturating_sub(1);
+                None
+            }
+        }
+    }
+
+    fn record(&mut self, topic: Topic, record: &Record) -> Option<StatusRecord> {
         match topic {
             Topic::Commands => {
                 self.command(record);
@@ -193,10 +194,6 @@ impl Known {
             }
             Topic::Status => self.read(topic.name(), record),
         }
-    }
-
-    pub(crate) fn caught_up(&mut self) {
-        self.catching_up = self.catching_up.saturating_sub(1);
     }
 
     fn agent(&mut self, key: &str, entry: Option<Entry>) {
@@ -231,12 +228,15 @@ impl Known {
 
     /// Our servers' own keys say nothing that the inventory does not; any other value is a foreign agent's.
     fn heartbeat(&mut self, key: &str, entry: Option<Entry>) {
-        let Some(agent) = key.strip_prefix(key::HEARTBEATS).and_then(|id| AgentId::new(id).ok()) else {
-            return;
-        };
-        let foreign =
-            entry.is_some_and(|entry| serde_json::from_slice::<HeartbeatEntry>(&entry.value).is_err());
-        self.board.foreign(agent, foreign);
+        let Some(name) = key.strip_prefix(key::HEARTBEATS) else { return };
+        match AgentId::new(name) {
+            Ok(agent) => {
+                let foreign = |entry: &Entry| serde_json::from_slice::<HeartbeatEntry>(&entry.value).is_err();
+                self.board.foreign(agent, entry.filter(foreign).map(|entry| entry.modified));
+            }
+            Err(error) if entry.is_some() => self.complain(key, &error),
+            Err(_) => {}
+        }
     }
 
     fn command(&mut self, record: &Record) {
@@ -258,7 +258,7 @@ impl Known {
         serde_json::from_slice(&entry.value).map_err(|error| self.complain(&entry.key, &error)).ok()
     }
 
-    fn complain(&mut self, place: &str, error: &serde_json::Error) {
+    fn complain(&mut self, place: &str, error: &dyn Display) {
         self.metrics.bad_records.inc();
         if self.complaints.may_tell() {
             tracing::warn!(place, %error, "skipped a value that cannot be read; more within a minute are only counted");

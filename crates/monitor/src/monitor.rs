@@ -6,27 +6,31 @@ use std::fmt;
 use std::time::Duration;
 
 use backends::Backends;
-use backends::bus::{BusError, NewRecord};
+use backends::bus::{BusError, NewRecord, Record};
 use backends::follow::Followed;
 use backends::registry::{Compare, Operation, RegistryError, Txn};
 use model::command::{CommandState, Unanswered};
-use model::id::AgentId;
+use model::id::{AgentId, Revision};
 use model::presence::Presence;
 use proto::key;
 use proto::record::{self, ResponseRecord, StatusRecord};
 use runtime::ops::Ops;
-use runtime::{Clock, Scope, ScopeError};
+use runtime::{Backoff, Clock, Scope, ScopeError};
 use serde::Serialize;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::election::Candidate;
+use crate::election::{Candidate, Leadership, Term};
 use crate::history;
-use crate::intake::{self, Healths, Input, Known, Prefix, Topic};
+use crate::intake::{self, Healths, Input, Known, Topic};
 use crate::metrics::Metrics;
 
 /// A write that failed, and a look at topics that are not read to their end yet, are tried again this much later.
 const RETRY: Duration = Duration::from_millis(250);
+const RETRY_CEILING: Duration = Duration::from_secs(5);
+/// Records published in one call, so that the question who leads is never long ago.
+const AT_ONCE_MAX: usize = 512;
+/// The header of a record on `agent-status` that says in which term of leading it was written.
+const TERM: &str = "term";
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// How one monitor is run.
@@ -64,6 +68,14 @@ enum WriteError {
     Registry(#[from] RegistryError),
 }
 
+/// How far a look at what is to be written has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    All,
+    /// A topic is still being read, or another monitor may lead by now: to be looked at again soon.
+    NotYet,
+}
+
 /// One monitor.
 #[derive(Debug)]
 pub struct Monitor {
@@ -75,8 +87,12 @@ pub struct Monitor {
     known: Known,
     /// Presence as last seen on the topic, to show at start; emptied once shown.
     initial: Option<BTreeMap<AgentId, StatusRecord>>,
-    /// Whether this run of leading has read the topics up to where its predecessor may have written.
-    settled: bool,
+    /// The term in which the topics have been read up to where its predecessor may have written.
+    settled: Option<Term>,
+    retry: Backoff,
+    /// After a failure nothing is written before.
+    not_before: Duration,
+    troubled: bool,
 }
 
 impl Monitor {
@@ -96,7 +112,10 @@ impl Monitor {
             health,
             known,
             initial: Some(Default::default()),
-            settled: false,
+            settled: None,
+            retry: Backoff::new(RETRY, RETRY_CEILING),
+            not_before: Duration::ZERO,
+            troubled: false,
         })
     }
 
@@ -104,32 +123,32 @@ impl Monitor {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         let scope = Scope::new("monitor");
         let mut inputs = intake::follow(&scope, &self.backends, self.clock, &self.health);
-        let (leading_tx, mut leading) = watch::channel(false);
         let candidate = Candidate {
             registry: self.backends.registry.clone(),
             role: "monitor",
             id: self.settings.monitor_id.clone(),
             clock: self.clock,
         };
-        scope.spawn("election", candidate.run(leading_tx, scope.stopping()));
-        let mut led = false;
+        let (tell, mut leadership) = candidate.leadership();
+        scope.spawn("election", candidate.run(tell, scope.stopping()));
+        history::start(&scope, &self.backends.registry, leadership.clone(), &self.health.registry);
         let ended = loop {
-            let leads = *leading.borrow_and_update();
-            if std::mem::replace(&mut led, leads) != leads {
-                self.leadership(leads).await;
-            }
-            let wake = self.act(leads).await;
+            let wake = tokio::select! {
+                biased;
+                () = stop.cancelled() => break Ok(()),
+                wake = self.act(&leadership) => wake,
+            };
             let wake =
                 self.clock.instant(wake.unwrap_or(Duration::MAX / 2).min(self.clock.monotonic() + HOUR));
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 () = scope.broken() => break Ok(()), // `stop` below says which and why.
-                _ = leading.changed() => {}
+                () = leadership.changed() => {}
                 input = inputs.recv() => match input {
                     Some(input) => {
-                        self.take(input, leads).await;
+                        self.take(input);
                         while let Ok(more) = inputs.try_recv() {
-                            self.take(more, leads).await;
+                            self.take(more);
                         }
                     }
                     None => break Err(RunError::BackendsClosed),
@@ -142,45 +161,16 @@ impl Monitor {
         ended
     }
 
-    async fn leadership(&mut self, leads: bool) {
-        self.metrics.leading.set(i64::from(leads));
-        self.settled = false;
-        if !leads {
-            return;
-        }
-        // Versions that nobody recorded while nobody led.
-        for prefix in [Prefix::Config, Prefix::Groups] {
-            let recorded = async {
-                let snapshot = self.backends.registry.list(prefix.key()).await?;
-                let resync = backends::registry::Event::Resync(snapshot);
-                history::record(&self.backends.registry, &resync, self.clock.wall()).await
-            };
-            if let Err(error) = recorded.await {
-                tracing::warn!(%error, "config history is not complete");
-            }
-        }
-    }
-
-    async fn take(&mut self, input: Input, leads: bool) {
+    fn take(&mut self, input: Input) {
         match input {
-            Input::Registry(prefix, event) => {
-                if leads
-                    && matches!(prefix, Prefix::Config | Prefix::Groups)
-                    && let Err(error) =
-                        history::record(&self.backends.registry, &event, self.clock.wall()).await
-                {
-                    tracing::warn!(%error, "a config version is missing from the history");
+            Input::Registry(prefix, event) => self.known.registry(prefix, event),
+            Input::Bus(topic, followed) => {
+                let status = self.known.followed(topic, &followed);
+                if let (Some(status), Followed::Record(record)) = (status, &followed) {
+                    self.show(status, term_of(record));
                 }
-                self.known.registry(prefix, event);
-            }
-            Input::Bus(topic, Followed::Record(record)) => {
-                if let Some(status) = self.known.record(topic, &record) {
-                    self.show(status, leads);
-                }
-            }
-            Input::Bus(topic, Followed::CaughtUp(_)) => {
-                self.known.caught_up();
                 if topic == Topic::Status
+                    && matches!(followed, Followed::CaughtUp(_))
                     && let Some(initial) = self.initial.take()
                     && let Some(on_status) = &self.settings.on_status
                 {
@@ -190,46 +180,80 @@ impl Monitor {
         }
     }
 
-    fn show(&mut self, status: StatusRecord, leads: bool) {
+    fn show(&mut self, status: StatusRecord, term: Option<Term>) {
         match (&mut self.initial, &self.settings.on_status) {
             (Some(initial), _) => drop(initial.insert(status.agent_id.clone(), status.clone())),
             (None, Some(on_status)) => on_status(&status),
             (None, None) => {}
         }
-        // A settled leader knows what it published; its own records coming back would set it back.
-        if !(leads && self.settled) {
+        // A settled leader knows what it published; its own records coming back would set it back. One of anybody else is the
+        // topic's last word now: if that is wrong, it is told right again.
+        if self.settled.is_none() || self.settled != term {
             self.known.board.published(status);
         }
     }
 
     /// Writes what is to be written now. Returns when to look again, if nothing happens before.
-    async fn act(&mut self, leads: bool) -> Option<Duration> {
+    async fn act(&mut self, leadership: &Leadership) -> Option<Duration> {
         self.show_counts();
-        if !leads || !self.known.is_complete() {
-            return None;
+        let term = leadership.term();
+        self.metrics.leading.set(i64::from(term.is_some()));
+        if self.settled.is_some_and(|settled| Some(settled) != term) {
+            self.settled = None;
         }
         let now = self.clock.monotonic();
-        let written = async {
-            if !self.settled {
-                self.settled = self.has_read_all(Topic::Status).await?;
-            }
-            if !self.settled {
-                return Ok(false);
-            }
-            self.judge(now).await?;
-            self.publish_status().await?;
-            self.end_unanswered(now).await
-        };
-        match written.await {
-            Ok(true) => {
+        self.known.board.look(now);
+        let term = term.filter(|_| self.known.is_complete())?;
+        if now < self.not_before {
+            return Some(self.not_before);
+        }
+        match self.write(leadership, term, now).await {
+            Ok(Written::All) => {
+                self.retry.reset();
+                if std::mem::take(&mut self.troubled) {
+                    tracing::info!("decisions are written again");
+                    self.health.bus.ok();
+                    self.health.registry.ok();
+                }
                 let deadlines = [self.known.board.next_change(now), self.known.open.next_deadline()];
                 deadlines.into_iter().flatten().min()
             }
-            Ok(false) => Some(now + RETRY),
-            Err::<bool, WriteError>(error) => {
-                tracing::warn!(%error, "a decision waits to be written");
-                Some(now + RETRY)
+            Ok(Written::NotYet) => Some(now + RETRY),
+            Err(error) => {
+                if !std::mem::replace(&mut self.troubled, true) {
+                    tracing::warn!(%error, "decisions wait to be written");
+                }
+                match &error {
+                    WriteError::Bus(error) => self.health.bus.degraded(error.to_string()),
+                    WriteError::Registry(error) => self.health.registry.degraded(error.to_string()),
+                }
+                self.not_before = self.clock.monotonic() + RETRY / 2 + self.retry.next_delay();
+                Some(self.not_before)
             }
+        }
+    }
+
+    async fn write(
+        &mut self,
+        leadership: &Leadership,
+        term: Term,
+        now: Duration,
+    ) -> Result<Written, WriteError> {
+        if self.settled != Some(term) {
+            if !self.has_read_all(Topic::Status).await? {
+                return Ok(Written::NotYet);
+            }
+            self.settled = Some(term);
+        }
+        self.judge(leadership, term, now).await?;
+        let told = self.publish_status(leadership, term).await;
+        if told.is_err() {
+            // Some of it may be there: read again before anything is said twice.
+            self.settled = None;
+        }
+        match told? {
+            Written::All => self.end_unanswered(leadership, term, now).await,
+            Written::NotYet => Ok(Written::NotYet),
         }
     }
 
@@ -238,11 +262,12 @@ impl Monitor {
         Ok(self.known.has_reached(topic, &extents))
     }
 
-    async fn judge(&mut self, now: Duration) -> Result<(), WriteError> {
+    async fn judge(&mut self, leadership: &Leadership, term: Term, now: Duration) -> Result<(), WriteError> {
         for judgement in self.known.board.judge(now, self.clock.wall()) {
             let key = key::agent(&judgement.entry.agent_id);
             let put = Operation::Put { key: key.clone(), value: json(&judgement.entry), lease: None };
-            let compares = vec![Compare::Modified { key, revision: judgement.judged }];
+            let compares =
+                vec![Compare::Modified { key, revision: judgement.judged }, leadership.fence(term)];
             let committed = self.backends.registry.commit(Txn { compares, operations: vec![put] }).await?;
             if committed.succeeded {
                 self.known.board.agent(judgement.entry, committed.revision);
@@ -251,39 +276,55 @@ impl Monitor {
         Ok(())
     }
 
-    async fn publish_status(&mut self) -> Result<(), WriteError> {
+    async fn publish_status(&mut self, leadership: &Leadership, term: Term) -> Result<Written, WriteError> {
         let news = self.known.board.unpublished(self.clock.wall());
-        if news.is_empty() {
-            return Ok(());
+        for part in news.chunks(AT_ONCE_MAX) {
+            if !leadership.confirms(term).await? {
+                return Ok(Written::NotYet);
+            }
+            let records = part.iter().map(|status| {
+                let mut record = new_record(status.agent_id.as_str(), status);
+                record.headers.insert(TERM.to_owned(), term.0.to_string());
+                record
+            });
+            self.backends.bus.publish(record::AGENT_STATUS, records.collect()).await?;
+            for status in part {
+                self.metrics.transitions.with_label_values(&[status.status.label()]).inc();
+                self.known.board.published(status.clone());
+            }
         }
-        let records = news.iter().map(|status| new_record(status.agent_id.as_str(), status)).collect();
-        self.backends.bus.publish(record::AGENT_STATUS, records).await?;
-        for status in news {
-            self.metrics.transitions.with_label_values(&[status.status.label()]).inc();
-            self.known.board.published(status);
-        }
-        Ok(())
+        Ok(Written::All)
     }
 
-    /// `Ok(false)` when an answer may be on the topic that has not been read yet.
-    async fn end_unanswered(&mut self, now: Duration) -> Result<bool, WriteError> {
+    async fn end_unanswered(
+        &mut self,
+        leadership: &Leadership,
+        term: Term,
+        now: Duration,
+    ) -> Result<Written, WriteError> {
         let due = self.known.open.unanswered(now);
         if due.is_empty() {
-            return Ok(true);
+            return Ok(Written::All);
         }
+        // An answer may be on the topic that has not been taken in yet.
         if !self.has_read_all(Topic::Responses).await? {
-            return Ok(false);
+            return Ok(Written::NotYet);
         }
-        let responses: Vec<ResponseRecord> =
-            due.into_iter().map(|unanswered| self.verdict(unanswered)).collect();
-        let records =
-            responses.iter().map(|response| new_record(response.agent_id.as_str(), response)).collect();
-        self.backends.bus.publish(record::COMMAND_RESPONSES, records).await?;
-        for response in responses {
-            self.metrics.unanswered.with_label_values(&[response.state.label()]).inc();
-            self.known.open.reported(&response.command_id, &response.agent_id, response.state);
+        for part in due.chunks(AT_ONCE_MAX) {
+            if !leadership.confirms(term).await? {
+                return Ok(Written::NotYet);
+            }
+            let responses: Vec<ResponseRecord> =
+                part.iter().map(|unanswered| self.verdict(unanswered.clone())).collect();
+            let records =
+                responses.iter().map(|response| new_record(response.agent_id.as_str(), response)).collect();
+            self.backends.bus.publish(record::COMMAND_RESPONSES, records).await?;
+            for response in responses {
+                self.metrics.unanswered.with_label_values(&[response.state.label()]).inc();
+                self.known.open.reported(&response.command_id, &response.agent_id, response.state);
+            }
         }
-        Ok(true)
+        Ok(Written::All)
     }
 
     fn verdict(&self, unanswered: Unanswered) -> ResponseRecord {
@@ -312,6 +353,10 @@ impl Monitor {
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
+
+fn term_of(record: &Record) -> Option<Term> {
+    record.headers.get(TERM)?.parse().ok().map(|revision| Term(Revision(revision)))
+}
 
 fn new_record(key: &str, value: &impl Serialize) -> NewRecord {
     let headers = [(record::CONTENT_TYPE.to_owned(), record::JSON.to_owned())].into();

@@ -104,9 +104,12 @@ fn agents_of_a_lost_server_are_late_through_its_grace_and_offline_after_it() {
     let mut board = settled();
     assert_eq!(judged(&mut board, 0), []);
     board.server_gone(&server());
-    assert_eq!(judged(&mut board, 1), [(Presence::Late, Reason::ServerLost)]);
+    let at = |seconds| START + Duration::from_secs(seconds);
+    assert_eq!(judged(&mut board, 1), [], "they are on their way to another server");
+    assert_eq!(board.next_change(at(1)), Some(at(4)));
+    assert_eq!(judged(&mut board, 4), [(Presence::Late, Reason::ServerLost)]);
     assert_eq!(judged(&mut board, 60), []);
-    assert_eq!(board.next_change(START + Duration::from_secs(60)), Some(START + Duration::from_secs(61)));
+    assert_eq!(board.next_change(at(60)), Some(at(61)));
     assert_eq!(judged(&mut board, 61), [(Presence::Offline, Reason::ServerLost)]);
     assert_eq!(judged(&mut board, 1_000), []);
 }
@@ -115,7 +118,8 @@ fn agents_of_a_lost_server_are_late_through_its_grace_and_offline_after_it() {
 fn a_restarted_server_does_not_hold_the_sessions_of_its_last_run() {
     let mut board = settled();
     board.server(server(), incarnation("r2"));
-    assert_eq!(judged(&mut board, 0), [(Presence::Late, Reason::ServerLost)]);
+    judged(&mut board, 0);
+    assert_eq!(judged(&mut board, 3), [(Presence::Late, Reason::ServerLost)]);
     let back =
         AgentEntry { server_incarnation: incarnation("r2"), ..entry(Presence::Online, Reason::Connected) };
     board.agent(back, Revision(9));
@@ -139,18 +143,76 @@ fn a_second_loss_has_a_grace_of_its_own() {
     board.agent(entry(Presence::Online, Reason::Connected), Revision(5));
     judged(&mut board, 50);
     board.server_gone(&server());
+    judged(&mut board, 56);
     assert_eq!(judged(&mut board, 59), [(Presence::Late, Reason::ServerLost)]);
     assert_eq!(judged(&mut board, 100), []);
 }
 
 #[test]
+fn the_grace_of_a_lost_server_runs_while_a_monitor_only_stands_by() {
+    let mut board = settled();
+    board.server_gone(&server());
+    board.look(START);
+    assert_eq!(judged(&mut board, 60), [(Presence::Offline, Reason::ServerLost)]);
+}
+
+#[test]
+fn an_agent_that_is_elsewhere_at_once_was_never_late() {
+    let mut board = settled();
+    board.server_gone(&server());
+    judged(&mut board, 0);
+    let other = ServerId::new("s2").unwrap();
+    board.server(other.clone(), incarnation("r7"));
+    let moved = AgentEntry {
+        server: other,
+        server_incarnation: incarnation("r7"),
+        ..entry(Presence::Online, Reason::Connected)
+    };
+    board.agent(moved, Revision(2));
+    assert_eq!(judged(&mut board, 3), []);
+    assert_eq!(publish(&mut board), [], "where an agent is connected is no transition");
+}
+
+fn worker() -> AgentId {
+    AgentId::new("worker1").unwrap()
+}
+
+#[test]
 fn a_foreign_heartbeat_key_is_an_agent_that_comes_and_goes() {
     let mut board = Board::default();
-    let worker = AgentId::new("worker1").unwrap();
-    board.foreign(worker.clone(), false);
+    board.foreign(worker(), None);
     assert_eq!(publish(&mut board), []);
-    board.foreign(worker.clone(), true);
+    board.foreign(worker(), Some(Revision(1)));
     assert_eq!(publish(&mut board), [(Presence::Online, Reason::ForeignKey)]);
-    board.foreign(worker, false);
+    board.foreign(worker(), None);
     assert_eq!(publish(&mut board), [(Presence::Offline, Reason::ForeignKeyGone)]);
+    assert_eq!(publish(&mut board), []);
+}
+
+#[test]
+fn a_foreign_agent_that_went_while_nobody_led_is_missed_by_the_next_leader() {
+    let mut earlier = Board::default();
+    earlier.foreign(worker(), Some(Revision(1)));
+    publish(&mut earlier);
+    let mut board = Board::default();
+    earlier.published.into_values().for_each(|record| board.published(record));
+    assert_eq!(publish(&mut board), [(Presence::Offline, Reason::ForeignKeyGone)]);
+}
+
+#[test]
+fn a_foreign_key_speaks_for_an_agent_of_ours_only_when_we_have_nothing_better() {
+    let agent = AgentId::new("agent-001").unwrap();
+    let mut board = settled();
+    board.foreign(agent.clone(), Some(Revision(2)));
+    assert_eq!(publish(&mut board), [], "the session is better evidence");
+    board.agent(entry(Presence::Shutdown, Reason::Goodbye), Revision(3));
+    assert_eq!(
+        publish(&mut board),
+        [(Presence::Shutdown, Reason::Goodbye)],
+        "the key is older than the goodbye"
+    );
+    board.foreign(agent.clone(), Some(Revision(4)));
+    assert_eq!(publish(&mut board), [(Presence::Online, Reason::ForeignKey)]);
+    board.foreign(agent, None);
+    assert_eq!(publish(&mut board), [(Presence::Shutdown, Reason::Goodbye)]);
 }
