@@ -123,17 +123,17 @@ impl Read for Responses {
 }
 
 /// Records that cannot be read: each counted, one a minute told.
-struct Bad {
+pub(crate) struct Bad {
     count: IntCounter,
     told: Sparing,
 }
 
 impl Bad {
-    fn new(count: IntCounter) -> Self {
+    pub(crate) fn new(count: IntCounter) -> Self {
         Self { count, told: Sparing::new(LOG_BAD_EVERY) }
     }
 
-    fn decode<T: DeserializeOwned>(&mut self, record: &Record) -> Option<T> {
+    pub(crate) fn decode<T: DeserializeOwned>(&mut self, record: &Record) -> Option<T> {
         // Foreign producers may leave the header out; what they write is JSON or nothing we know.
         let stranger = record.headers.get(CONTENT_TYPE).filter(|found| found.as_str() != JSON);
         let decoded = match stranger {

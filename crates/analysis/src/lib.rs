@@ -8,12 +8,14 @@ mod consume;
 mod counters;
 mod fleet;
 mod history;
+mod presence_key;
 
 use std::convert::identity;
 use std::time::Duration;
 
 use backends::{Backends, follow};
 use model::limit;
+use model::sample::Timestamp;
 use proto::record;
 use runtime::ops::Ops;
 use runtime::{Scope, ScopeError, clock};
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use commands::{CommandBook, Progress, Responses};
 pub use fleet::Fleet;
 pub use history::{Answer, History, Live, Query, SeriesFilter, Stored, Tail};
+pub use presence_key::announce;
 
 use counters::Counters;
 
@@ -128,6 +131,9 @@ impl Analysis {
         let responses =
             consume::Responses::new(self.commands.clone(), self.counters.bad(record::COMMAND_RESPONSES));
         self.spawn_topic(scope, ended, record::COMMAND_RESPONSES, since, responses);
+        // Compacted: all of it is one word per agent.
+        let statuses = fleet::Statuses::new(self.fleet.clone(), self.counters.bad(record::AGENT_STATUS));
+        self.spawn_topic(scope, ended, record::AGENT_STATUS, Timestamp::default(), statuses);
     }
 
     fn spawn_prefixes(&self, scope: &Scope, ended: &mpsc::Sender<&'static str>) {
@@ -145,7 +151,7 @@ impl Analysis {
         scope: &Scope,
         ended: &mpsc::Sender<&'static str>,
         topic: &'static str,
-        since: model::sample::Timestamp,
+        since: Timestamp,
         reader: impl consume::Read,
     ) {
         let (out, records) = mpsc::channel(FOLLOWED);

@@ -1,4 +1,4 @@
-//! `/agents` and `/servers`: who is there.
+//! `/agents` and `/topology`: who is there.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,15 @@ use axum::extract::{Path, State};
 use axum::http::Uri;
 use model::id::AgentId;
 use model::sample::Timestamp;
-use proto::api::{Agent, Problem};
-use proto::key::{AgentEntry, ServerEntry};
+use proto::api::{Agent, Problem, RunningServer, Topology};
+use proto::key::AgentEntry;
 
 use crate::Desk;
 use crate::ask::Params;
 use crate::problem::Refusal;
 
-/// Every agent, by id: those of the inventory, and those that have config and never connected.
+/// Every agent, by id: those of the inventory, those of other programs that keep a heartbeat key, and those that have
+/// config and never connected.
 #[utoipa::path(
     get, path = "/api/v1/agents", tag = "fleet",
     params(("selector" = Option<String>, Query, description = "labels, as role=db,zone!=eu")),
@@ -52,11 +53,16 @@ pub(crate) async fn one(
     Ok(Json(shown(entry, latest.first().map(Stored::at))))
 }
 
-/// The servers that are alive.
-#[utoipa::path(get, path = "/api/v1/servers", tag = "fleet", responses((status = 200, body = Vec<ServerEntry>)))]
-pub(crate) async fn servers(State(desk): State<Desk>, uri: Uri) -> Result<Json<Vec<ServerEntry>>, Refusal> {
+/// The servers and analyses that are alive, and who leads.
+#[utoipa::path(get, path = "/api/v1/topology", tag = "fleet", responses((status = 200, body = Topology)))]
+pub(crate) async fn topology(State(desk): State<Desk>, uri: Uri) -> Result<Json<Topology>, Refusal> {
     Params::of(&uri, &[])?;
-    Ok(Json(desk.fleet.servers()))
+    let servers = desk.fleet.servers().into_iter().map(|(entry, agents)| RunningServer { entry, agents });
+    Ok(Json(Topology {
+        servers: servers.collect(),
+        analysis: desk.fleet.analyses(),
+        leaders: desk.fleet.leaders(),
+    }))
 }
 
 /// Why an agent is not found: there is none, or the inventory has not been read yet.

@@ -14,6 +14,7 @@ use model::limit;
 use model::presence::Presence;
 use model::selector::Selector;
 use proto::api::{Command, CommandAccepted, CommandRequest, CommandTarget, Problem};
+use proto::key::Client;
 use proto::record::{self, CommandRecord, ResponseRecord};
 use runtime::clock;
 use serde_json::json;
@@ -155,13 +156,20 @@ impl Order {
             return Err(agents::not_read());
         }
         let inventory = |selector: &Selector, keep: fn(Presence) -> bool| {
-            let entries = desk.fleet.agents(selector).into_iter();
+            // Nobody can carry a command to an agent of another program.
+            let entries =
+                desk.fleet.agents(selector).into_iter().filter(|entry| entry.client != Client::Foreign);
             entries.filter(|entry| keep(entry.status)).map(|entry| entry.agent_id).collect::<Vec<_>>()
         };
         let (agents, nobody) = match &self.target {
             Target::Agents(agents) => {
-                if let Some(stranger) = agents.iter().find(|id| desk.fleet.agent(id).is_none()) {
-                    return Err(agents::unknown(desk, stranger));
+                for id in agents {
+                    let Some(entry) = desk.fleet.agent(id) else { return Err(agents::unknown(desk, id)) };
+                    if entry.client == Client::Foreign {
+                        return Err(Refusal::invalid(format!(
+                            "{id} is an agent of another program, known by its heartbeat key only: it takes no commands"
+                        )));
+                    }
                 }
                 return Ok(agents.iter().cloned().collect());
             }

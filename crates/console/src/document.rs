@@ -43,6 +43,7 @@ const INDEX: &str = "<!doctype html>
 <h1>Watchfloor</h1>
 <ul>
 <li><a href=\"/api/v1/agents\">/api/v1/agents</a>: who is there
+<li><a href=\"/api/v1/topology\">/api/v1/topology</a>: which servers and analyses run, and who leads
 <li><a href=\"/api/v1/metrics?latest=true\">/api/v1/metrics?latest=true</a>: what was measured last
 <li><a href=\"/api/v1/metrics/live\">/api/v1/metrics/live</a>: what is being measured
 <li><a href=\"/api/v1/commands\">/api/v1/commands</a>: what was ordered

@@ -108,7 +108,7 @@ fn routes() -> OpenApiRouter<Desk> {
     OpenApiRouter::with_openapi(document::base())
         .routes(routes!(agents::list))
         .routes(routes!(agents::one))
-        .routes(routes!(agents::servers))
+        .routes(routes!(agents::topology))
         .routes(routes!(metrics::records))
         .routes(routes!(metrics::live))
         .routes(routes!(commands::list, commands::order))

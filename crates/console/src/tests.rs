@@ -20,7 +20,7 @@ use backends::registry::Registry;
 use backends::registry::embedded::EmbeddedRegistry;
 use futures_util::StreamExt;
 use model::id::{AgentId, Revision};
-use proto::record::{COMMAND_RESPONSES, COMMANDS, MONITORING_DATA};
+use proto::record::{AGENT_STATUS, COMMAND_RESPONSES, COMMANDS, MONITORING_DATA};
 use runtime::{Health, Scope, clock};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ impl World {
         let bus = Arc::new(EmbeddedBus::in_memory(Default::default()).unwrap());
         let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::in_memory(&Default::default()).unwrap());
         let retention = Retention { age: Duration::from_secs(86_400), bytes: 1 << 30, compacted: false };
-        let topics = [MONITORING_DATA, COMMANDS, COMMAND_RESPONSES].map(|name| TopicSpec {
+        let topics = [MONITORING_DATA, COMMANDS, COMMAND_RESPONSES, AGENT_STATUS].map(|name| TopicSpec {
             name: name.to_owned(),
             partitions: 3,
             retention,

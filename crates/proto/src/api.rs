@@ -18,7 +18,7 @@
 //! | `POST /config/{agents\|groups}/{id}/rollback` | [`Rollback`] to [`ConfigWritten`] |
 //! | `GET /config/effective/{id}` | [`EffectiveConfig`] |
 //! | `POST /config/validate` | [`ConfigCheck`] to [`ConfigVerdict`] |
-//! | `GET /servers` | [`ServerEntry`](crate::key::ServerEntry)s |
+//! | `GET /topology` | [`Topology`] |
 //! | `GET /health`, `GET /openapi.json` | |
 //!
 //! `agent` and `series` may be given more than once. `since` and `until` take an RFC 3339 time, Unix seconds, or how long
@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::key::AgentEntry;
+use crate::key::{AgentEntry, AnalysisEntry, LeaderEntry, ServerEntry};
 #[cfg(doc)]
 use crate::record::DataRecord;
 use crate::record::ResponseRecord;
@@ -54,6 +54,24 @@ pub struct Agent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_data: Option<Timestamp>,
+}
+
+/// `GET /api/v1/topology`: the processes that are alive, as their keys in the registry say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Topology {
+    pub servers: Vec<RunningServer>,
+    pub analysis: Vec<AnalysisEntry>,
+    /// By role.
+    pub leaders: BTreeMap<String, LeaderEntry>,
+}
+
+/// One server and what it holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RunningServer {
+    #[serde(flatten)]
+    pub entry: ServerEntry,
+    /// Agents connected to it, or lost so lately that it still waits for them.
+    pub agents: usize,
 }
 
 /// `POST /api/v1/commands`: one order for one or many agents.

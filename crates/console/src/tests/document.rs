@@ -55,7 +55,7 @@ async fn every_path_of_the_document_is_served() {
             "/api/v1/metrics",
             "/api/v1/metrics/live",
             "/api/v1/openapi.json",
-            "/api/v1/servers",
+            "/api/v1/topology",
             "/livez",
             "/metrics",
             "/readyz",
