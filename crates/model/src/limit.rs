@@ -113,6 +113,9 @@ pub const REPORTS_IN_FLIGHT_MAX: usize = 256;
 pub const RIVALS_MAX: usize = 8;
 /// Silence allowed to a StreamMetrics client before its interval has been observed.
 pub const STREAM_METRICS_FIRST_INTERVAL: Duration = Duration::from_secs(60);
+/// Agents' data on its way to the bus, over all streams of a server. A bus that is away for long fills it; past half of it
+/// streams begin without credits, and agents keep what they measure.
+pub const SERVER_WAITING_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Time for what is in flight when a server stops.
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::pin::Pin;
 use std::time::Duration;
 
 use backends::Backends;
@@ -80,29 +81,36 @@ impl Topic {
     }
 }
 
-/// Starts a follower for everything a monitor needs to know.
+/// Starts a follower for everything a monitor needs to know. One that ends by itself is told to `deaf`.
 pub(crate) fn follow(
     scope: &Scope,
     backends: &Backends,
     clock: Clock,
     health: &Healths,
+    deaf: &mpsc::Sender<&'static str>,
 ) -> mpsc::Receiver<Input> {
     let (out, inputs) = mpsc::channel(INPUTS_MAX);
+    let spawn = |subject: &'static str, followed: Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let (stopping, deaf) = (scope.stopping(), deaf.clone());
+        scope.spawn(subject, async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                // Only the first is read.
+                () = followed => drop(deaf.try_send(subject)),
+            }
+        });
+    };
     for prefix in Prefix::ALL {
         let registry = backends.registry.clone();
         let wrap = move |event| Input::Registry(prefix, event);
-        scope.spawn(
-            "follow-registry",
-            follow::prefix(registry, prefix.key(), health.registry.clone(), out.clone(), wrap),
-        );
+        let followed = follow::prefix(registry, prefix.key(), health.registry.clone(), out.clone(), wrap);
+        spawn(prefix.key(), Box::pin(followed));
     }
     for topic in Topic::ALL {
         let (bus, start) = (backends.bus.clone(), topic.start(clock));
         let wrap = move |followed| Input::Bus(topic, followed);
-        scope.spawn(
-            "follow-bus",
-            follow::topic(bus, topic.name(), start, health.bus.clone(), out.clone(), wrap),
-        );
+        let followed = follow::topic(bus, topic.name(), start, health.bus.clone(), out.clone(), wrap);
+        spawn(topic.name(), Box::pin(followed));
     }
     inputs
 }

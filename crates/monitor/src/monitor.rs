@@ -17,6 +17,7 @@ use proto::record::{self, ResponseRecord, StatusRecord};
 use runtime::ops::Ops;
 use runtime::{Backoff, Clock, Scope, ScopeError};
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::election::{Candidate, Leadership, Term};
@@ -53,8 +54,8 @@ impl fmt::Debug for Settings {
 /// Why a monitor ended though nobody asked it to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("the bus and the registry have closed")]
-    BackendsClosed,
+    #[error("the monitor can follow {subject} no longer: its backend has closed")]
+    Deaf { subject: &'static str },
     #[error(transparent)]
     Scope(#[from] ScopeError),
 }
@@ -122,7 +123,8 @@ impl Monitor {
     /// Runs until `stop`.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         let scope = Scope::new("monitor");
-        let mut inputs = intake::follow(&scope, &self.backends, self.clock, &self.health);
+        let (deaf, mut first_deaf) = mpsc::channel(1);
+        let mut inputs = intake::follow(&scope, &self.backends, self.clock, &self.health, &deaf);
         let candidate = Candidate {
             registry: self.backends.registry.clone(),
             role: "monitor",
@@ -151,8 +153,9 @@ impl Monitor {
                             self.take(more);
                         }
                     }
-                    None => break Err(RunError::BackendsClosed),
+                    None => break Err(RunError::Deaf { subject: "bus and registry" }),
                 },
+                Some(subject) = first_deaf.recv() => break Err(RunError::Deaf { subject }),
                 () = tokio::time::sleep_until(wake) => {}
             }
         };

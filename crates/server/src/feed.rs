@@ -47,6 +47,7 @@ pub(crate) fn start(
     bus_health: &Component,
     registry_health: &Component,
     caught_up: CancellationToken,
+    deaf: &mpsc::Sender<&'static str>,
 ) {
     let (sender, news) = mpsc::channel(QUEUE);
     let since = Timestamp::from_unix_ms(
@@ -56,35 +57,41 @@ pub(crate) fn start(
         (COMMANDS, News::Command as fn(Followed) -> News),
         (COMMAND_RESPONSES, News::Response as fn(Followed) -> News),
     ] {
-        let (bus, health, sender) = (Arc::clone(&backends.bus), bus_health.clone(), sender.clone());
-        let stopping = scope.stopping();
-        scope.spawn("follow-topic", async move {
-            tokio::select! {
-                () = stopping.cancelled() => {}
-                () = follow::topic(bus, topic, StartAt::Time(since), health, sender, wrap) => {}
-            }
-        });
+        let (bus, health) = (Arc::clone(&backends.bus), bus_health.clone());
+        let followed = follow::topic(bus, topic, StartAt::Time(since), health, sender.clone(), wrap);
+        spawn_follower(scope, topic, followed, deaf);
     }
     for prefix in [CONFIG, GROUPS, HEARTBEATS] {
-        let (registry, health, sender) =
-            (Arc::clone(&backends.registry), registry_health.clone(), sender.clone());
-        let stopping = scope.stopping();
-        scope.spawn("follow-registry", async move {
-            let wrap = move |event| match prefix {
-                HEARTBEATS => News::Heartbeat(event),
-                _ => News::Config(prefix, event),
-            };
-            tokio::select! {
-                () = stopping.cancelled() => {}
-                () = follow::prefix(registry, prefix, health, sender, wrap) => {}
-            }
-        });
+        let (registry, health) = (Arc::clone(&backends.registry), registry_health.clone());
+        let wrap = move |event| match prefix {
+            HEARTBEATS => News::Heartbeat(event),
+            _ => News::Config(prefix, event),
+        };
+        let followed = follow::prefix(registry, prefix, health, sender.clone(), wrap);
+        spawn_follower(scope, prefix, followed, deaf);
     }
     let stopping = scope.stopping();
     scope.spawn("feed", async move {
         tokio::select! {
             () = stopping.cancelled() => {}
             () = Feed::new(hub, caught_up).run(news) => {}
+        }
+    });
+}
+
+/// Runs a follower until the scope stops. One that ends before leaves the server deaf to its subject, which is told.
+fn spawn_follower(
+    scope: &Scope,
+    subject: &'static str,
+    followed: impl Future<Output = ()> + Send + 'static,
+    deaf: &mpsc::Sender<&'static str>,
+) {
+    let (stopping, deaf) = (scope.stopping(), deaf.clone());
+    scope.spawn(subject, async move {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            // Only the first is read.
+            () = followed => drop(deaf.try_send(subject)),
         }
     });
 }

@@ -35,6 +35,22 @@ pub(crate) fn draining() -> wire::Leave {
     because(wire::leave::Reason::Draining, "this server is stopping", jittered(Duration::from_secs(1)))
 }
 
+pub(crate) fn no_room() -> wire::Leave {
+    because(
+        wire::leave::Reason::Overloaded,
+        "the bus takes no data now, and this server holds as much as it may: keep it",
+        jittered(Duration::from_secs(1)),
+    )
+}
+
+pub(crate) fn eased() -> wire::Leave {
+    because(
+        wire::leave::Reason::Overloaded,
+        "the bus takes data again: come back for credits",
+        jittered(Duration::from_secs(2)),
+    )
+}
+
 pub(crate) fn because(
     reason: wire::leave::Reason,
     message: impl Into<String>,

@@ -19,6 +19,7 @@ mod measure;
 mod orders;
 mod publish;
 mod records;
+mod room;
 mod roster;
 mod session;
 mod session_stream;
@@ -30,14 +31,14 @@ use std::time::Duration;
 use backends::Backends;
 use backends::registry::LeaseId;
 use model::id::{Incarnation, ServerId};
-use model::limit::DRAIN_WITHIN;
+use model::limit::{DRAIN_WITHIN, SERVER_WAITING_BYTES_MAX};
 use model::presence::Timing;
 use proto::key::ServerEntry;
 use runtime::exposure::Exposed;
 use runtime::ops::Ops;
 use runtime::{Component, Scope, ScopeError};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
@@ -45,6 +46,7 @@ use crate::hub::Hub;
 use crate::lease::Holding;
 use crate::measure::Measure;
 use crate::publish::Publisher;
+use crate::room::Room;
 use crate::session_stream::Context;
 
 /// How long the tasks that ended their work have to end.
@@ -105,6 +107,8 @@ pub enum RunError {
         "another server with the id {server_id} has started and took its place: give each server its own --server-id"
     )]
     Replaced { server_id: ServerId },
+    #[error("the server can follow {subject} no longer: its backend has closed")]
+    Deaf { subject: &'static str },
     #[error(transparent)]
     Tasks(#[from] ScopeError),
 }
@@ -117,6 +121,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     hub: Arc<Hub>,
+    room: Room,
     bus_health: Component,
     registry_health: Component,
     grpc_health: Component,
@@ -143,7 +148,14 @@ impl Server {
             listener,
             address,
             hub,
+            room: Room::new(SERVER_WAITING_BYTES_MAX),
         })
+    }
+
+    /// Memory for agents' data that waits for the bus, where [`SERVER_WAITING_BYTES_MAX`] is not right.
+    #[must_use]
+    pub fn waiting_at_most(self, bytes: usize) -> Self {
+        Self { room: Room::new(bytes), ..self }
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -156,7 +168,9 @@ impl Server {
         let own_lease = Scope::new("server-lease");
         let ready = CancellationToken::new();
         let replaced = CancellationToken::new();
-        let (publisher, mut leased) = self.start(&tasks, &own_lease, ready.clone(), replaced.clone());
+        let (deaf, mut first_deaf) = mpsc::channel(1);
+        let (publisher, mut leased) = self.start(&tasks, &own_lease, ready.clone(), replaced.clone(), &deaf);
+        let mut deaf_to = None;
         let no_more = CancellationToken::new();
         let context = Context {
             hub: Arc::clone(&self.hub),
@@ -173,6 +187,7 @@ impl Server {
             _ = prepared => {}
             () = stop.cancelled() => {}
             () = replaced.cancelled() => {}
+            subject = first_deaf.recv() => deaf_to = subject,
             () = tasks.broken() => {}
         }
         let grpc = listen::serve(self.listener, &self.settings, context, streams.clone(), no_more.clone());
@@ -182,6 +197,11 @@ impl Server {
         let ended = tokio::select! {
             () = stop.cancelled() => None,
             () = replaced.cancelled() => None,
+            subject = first_deaf.recv(), if deaf_to.is_none() => {
+                deaf_to = subject;
+                None
+            }
+            () = std::future::ready(()), if deaf_to.is_some() => None,
             () = tasks.broken() => None,
             () = streams.broken() => None,
             ended = &mut grpc => Some(ended),
@@ -203,7 +223,7 @@ impl Server {
         if replaced.is_cancelled() {
             return Err(RunError::Replaced { server_id: self.hub.server.clone() });
         }
-        Ok(())
+        deaf_to.map_or(Ok(()), |subject| Err(RunError::Deaf { subject }))
     }
 
     /// Starts everything but the port.
@@ -213,6 +233,7 @@ impl Server {
         own_lease: &Scope,
         ready: CancellationToken,
         replaced: CancellationToken,
+        deaf: &mpsc::Sender<&'static str>,
     ) -> (Publisher, watch::Receiver<Option<LeaseId>>) {
         let hub = &self.hub;
         let registry = &self.backends.registry;
@@ -242,11 +263,16 @@ impl Server {
                 inventory::write(hub, registry, leased.clone(), health, tasks.stopping()),
             );
         }
-        let publisher =
-            Publisher::new(Arc::clone(&self.backends.bus), self.bus_health.clone(), hub.measure.clone());
+        let publisher = Publisher::new(
+            Arc::clone(&self.backends.bus),
+            self.room.clone(),
+            self.bus_health.clone(),
+            hub.measure.clone(),
+        );
         tasks.spawn("responses", publisher.clone().responses(Arc::clone(hub), tasks.stopping()));
         tasks.spawn("presence", judge_in_time(Arc::clone(hub), tasks.stopping()));
-        feed::start(tasks, Arc::clone(hub), &self.backends, &self.bus_health, &self.registry_health, ready);
+        let (bus_health, registry_health) = (&self.bus_health, &self.registry_health);
+        feed::start(tasks, Arc::clone(hub), &self.backends, bus_health, registry_health, ready, deaf);
         (publisher, leased)
     }
 }

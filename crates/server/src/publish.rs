@@ -4,6 +4,7 @@
 //! agents back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backends::bus::{Bus, BusError, NewRecord};
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::hub::{Hub, Pending};
 use crate::measure::Measure;
 use crate::records;
+use crate::room::Room;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CEILING: Duration = Duration::from_secs(5);
@@ -27,13 +29,17 @@ const RESPONSES_AT_ONCE: usize = 512;
 #[derive(Clone, Debug)]
 pub(crate) struct Publisher {
     bus: Arc<dyn Bus>,
+    /// For what waits to be published.
+    pub(crate) room: Room,
+    /// Trouble of many streams is told once.
+    interrupted: Arc<AtomicBool>,
     health: Component,
     measure: Measure,
 }
 
 impl Publisher {
-    pub(crate) fn new(bus: Arc<dyn Bus>, health: Component, measure: Measure) -> Self {
-        Self { bus, health, measure }
+    pub(crate) fn new(bus: Arc<dyn Bus>, room: Room, health: Component, measure: Measure) -> Self {
+        Self { bus, room, interrupted: Arc::default(), health, measure }
     }
 
     /// Returns when the records of `batches` batches are durable, or when trying again will not help.
@@ -121,14 +127,15 @@ impl Publisher {
     }
 
     fn trouble(&self, error: &BusError, troubled: &mut bool) {
-        if !std::mem::replace(troubled, true) {
+        *troubled = true;
+        if !self.interrupted.swap(true, Ordering::Relaxed) {
             tracing::warn!(%error, "publishing is interrupted");
         }
         self.health.degraded(error.to_string());
     }
 
     fn fine(&self, was_troubled: bool) {
-        if was_troubled {
+        if was_troubled && self.interrupted.swap(false, Ordering::Relaxed) {
             tracing::info!("publishing goes on");
             self.health.ok();
         }

@@ -70,6 +70,11 @@ pub(crate) fn of_response(response: &ResponseRecord) -> NewRecord {
 }
 
 impl Encoded {
+    /// Of values: keys and headers are small beside them.
+    pub(crate) fn bytes(&self) -> usize {
+        self.records.iter().map(|record| record.value.len()).sum()
+    }
+
     /// Adds a record, made small enough for the bus: series go first, then metadata. What went is said in the record.
     pub(crate) fn push(&mut self, mut record: DataRecord) {
         let before = record.series.len();

@@ -91,13 +91,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn welcome(server: &model::id::ServerId, timing: Timing) -> wire::Welcome {
+    pub(crate) fn welcome(server: &model::id::ServerId, timing: Timing, credits: u32) -> wire::Welcome {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         wire::Welcome {
             server_id: server.to_string(),
             heartbeat_interval_ms: ms(timing.heartbeat()),
             timeout_ms: ms(timing.timeout()),
-            credits: limit::BATCH_CREDITS,
+            credits,
             batch_bytes_max: u32::try_from(limit::BATCH_BYTES_MAX).unwrap_or(u32::MAX),
         }
     }

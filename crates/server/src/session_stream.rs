@@ -30,6 +30,7 @@ use crate::leave;
 use crate::orders::Order;
 use crate::publish::Publisher;
 use crate::records::Encoded;
+use crate::room::Place;
 use crate::roster::{Ending, SessionId};
 use crate::session::{Session, Step};
 
@@ -119,6 +120,13 @@ async fn greet(
     }
 }
 
+/// A batch that waits for the bus.
+struct Waiting {
+    id: u64,
+    records: Vec<NewRecord>,
+    place: Place,
+}
+
 /// A stream whose agent was let in.
 struct Stream {
     context: Context,
@@ -127,7 +135,7 @@ struct Stream {
     laws: Session,
     outbox: Outbox,
     /// Batches that wait for the bus.
-    lane: VecDeque<(u64, Vec<NewRecord>)>,
+    lane: VecDeque<Waiting>,
     publishing: Later<(u64, Result<(), BusError>)>,
     /// Commands that wait for one that has to ask the registry first: their order is kept.
     orders: VecDeque<Order>,
@@ -168,7 +176,10 @@ impl Stream {
         seat: &mut Seat,
     ) -> Result<std::convert::Infallible, End> {
         let hub = Arc::clone(&self.context.hub);
-        self.send(Body::Welcome(Session::welcome(&hub.server, hub.timing)))?;
+        let room = self.context.publisher.room.clone();
+        let starved = room.is_short();
+        let credits = if starved { 0 } else { limit::BATCH_CREDITS };
+        self.send(Body::Welcome(Session::welcome(&hub.server, hub.timing, credits)))?;
         if let Some(desired) = hub.desired(&self.agent) {
             self.send_config(&desired)?;
         }
@@ -190,6 +201,8 @@ impl Stream {
                     Some(control) => self.obey(control)?,
                     None => return Err(End::Lost),
                 },
+                // Credits are given with the welcome, so for some it has to come back.
+                () = room.eased(), if starved => return Err(End::Leave(leave::eased())),
                 (order, desired) = ready(&mut self.asking) => self.asked(&order, desired)?,
                 (id, published) = ready(&mut self.publishing) => self.published(id, published)?,
                 frame = inbound.message(), if self.leaving.is_none() => match frame {
@@ -214,7 +227,11 @@ impl Stream {
             Step::Nothing => {}
             Step::Batch { id, encoded } => {
                 note_refused(&hub, &self.agent, &encoded);
-                self.lane.push_back((id, encoded.records));
+                let Some(place) = self.context.publisher.room.take(encoded.bytes()) else {
+                    hub.measure.refuse("no_room");
+                    return Err(End::Leave(leave::no_room()));
+                };
+                self.lane.push_back(Waiting { id, records: encoded.records, place });
             }
             Step::Beat { collection, interval } => hub.facts(self.id, collection, interval),
             Step::Report(report) => hub.report(&self.agent, *report, Some(self.id)),
@@ -253,17 +270,21 @@ impl Stream {
         if self.publishing.is_some() || self.lane.is_empty() {
             return;
         }
-        let (mut last, mut batches, mut bytes, mut records) = (0, 0, 0, Vec::new());
+        let (mut last, mut bytes, mut records, mut places) = (0, 0, Vec::new(), Vec::new());
         while bytes < PUBLISH_BYTES
-            && let Some((id, batch)) = self.lane.pop_front()
+            && let Some(Waiting { id, records: batch, place }) = self.lane.pop_front()
         {
             bytes += batch.iter().map(|record| record.value.len()).sum::<usize>();
             records.extend(batch);
             last = id;
-            batches += 1;
+            places.push(place);
         }
         let publisher = self.context.publisher.clone();
-        self.publishing = Some(Box::pin(async move { (last, publisher.data(records, batches).await) }));
+        self.publishing = Some(Box::pin(async move {
+            let published = publisher.data(records, places.len() as u64).await;
+            drop(places);
+            (last, published)
+        }));
     }
 
     fn published(&mut self, id: u64, published: Result<(), BusError>) -> Result<(), End> {

@@ -117,3 +117,50 @@ async fn more_batches_than_credits_end_the_stream_with_the_reason() {
     assert!(leave.message.contains("unacknowledged"), "{}", leave.message);
     world.around.is("agent-001", Presence::Late, Reason::ConnectionLost).await;
 }
+
+#[tokio::test]
+async fn while_the_bus_is_away_what_waits_is_bounded_and_agents_stay() {
+    let around = Surroundings::new().await;
+    let one_batch = {
+        let world = World::start_in(around.clone(), Timing::default()).await;
+        let mut agent = world.agent("agent-000", "i1").await;
+        agent.send(announce()).await;
+        agent.send(batch(1, 1.5)).await;
+        let mut data = around.read(MONITORING_DATA).await;
+        let record = soon("a record", data.next()).await.unwrap().unwrap();
+        agent.vanish();
+        world.stop().await.unwrap();
+        record.value.len()
+    };
+    around.bus.set(Gated::Failing);
+    let world = World::tight(around.clone(), 4 * one_batch).await;
+    let mut first = world.agent("agent-001", "i1").await;
+    first.send(announce()).await;
+    for id in 1..=3 {
+        first.send(batch(id, 1.5)).await;
+    }
+    // Read in order: what came before this is waiting.
+    first.report("c-0", wire::CommandState::Succeeded).await;
+    first.report_acked().await;
+    let mut second = world.agent("agent-002", "i1").await;
+    second.send(announce()).await;
+    for id in 1..=2 {
+        second.send(batch(id, 1.5)).await;
+    }
+    let leave = second.leave().await;
+    assert_eq!(leave.reason(), wire::leave::Reason::Overloaded);
+    assert!((1..=1_000).contains(&leave.retry_after_ms), "{leave:?}");
+
+    let mut back = world.greet(hello("agent-002", "i1")).await;
+    let Down::Welcome(welcome) = back.next().await else { panic!("no welcome") };
+    assert_eq!(welcome.credits, 0, "it keeps what it measures");
+    back.config().await;
+    around.command("agent-002", "c-1", "STATUS").await;
+    assert_eq!(back.command().await.command_id, "c-1");
+
+    around.bus.set(Gated::Open);
+    assert_eq!(back.leave().await.reason(), wire::leave::Reason::Overloaded, "there are credits now");
+    let mut back = world.greet(hello("agent-002", "i1")).await;
+    let Down::Welcome(welcome) = back.next().await else { panic!("no welcome") };
+    assert_eq!(welcome.credits, model::limit::BATCH_CREDITS);
+}

@@ -46,6 +46,11 @@ pub(crate) struct Gate {
     inner: Arc<EmbeddedBus>,
     state: watch::Sender<Gated>,
     responses: watch::Sender<Gated>,
+    /// Whether what others put on `command-responses` is delivered.
+    hears: watch::Sender<bool>,
+    /// Looks at how much there is on `command-responses`.
+    looked: watch::Sender<usize>,
+    scope: Scope,
     /// Calls that found the gate not open.
     pub tried: watch::Sender<usize>,
 }
@@ -62,7 +67,8 @@ pub(crate) enum Gated {
 impl Gate {
     fn over(inner: Arc<EmbeddedBus>) -> Arc<Self> {
         let (state, responses) = (watch::Sender::new(Gated::Open), watch::Sender::new(Gated::Open));
-        Arc::new(Self { inner, state, responses, tried: watch::Sender::new(0) })
+        let (hears, tried, scope) = (watch::Sender::new(true), watch::Sender::new(0), Scope::new("gate"));
+        Arc::new(Self { inner, state, responses, hears, looked: watch::Sender::new(0), scope, tried })
     }
 
     pub(crate) fn set(&self, state: Gated) {
@@ -71,6 +77,21 @@ impl Gate {
 
     pub(crate) fn set_responses(&self, state: Gated) {
         self.responses.send_replace(state);
+    }
+
+    pub(crate) fn set_hears(&self, hears: bool) {
+        self.hears.send_replace(hears);
+    }
+
+    /// Begins to wait for the next look at how much there is on `command-responses`.
+    pub(crate) fn next_look(&self) -> impl Future<Output = ()> {
+        let mut looked = self.looked.subscribe();
+        looked.mark_unchanged();
+        async move { soon("a look at the responses", looked.changed()).await.unwrap() }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.inner.close().await.unwrap();
     }
 
     /// Waits until `times` calls found a gate not open.
@@ -113,7 +134,21 @@ impl Bus for Gate {
     }
 
     async fn subscribe(&self, topic: &str, from: StartAt) -> Result<Subscription, BusError> {
-        self.inner.subscribe(topic, from).await
+        let mut records = self.inner.subscribe(topic, from).await?;
+        if topic != COMMAND_RESPONSES {
+            return Ok(records);
+        }
+        let (out, delivered) = mpsc::channel(1);
+        let begins = records.begins().clone();
+        let mut hears = self.hears.subscribe();
+        self.scope.spawn("delayed", async move {
+            while let Some(record) = records.next().await {
+                if hears.wait_for(|hears| *hears).await.is_err() || out.send(record).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Subscription::new(delivered, None).beginning_at(begins))
     }
 
     async fn join(&self, topic: &str, group: &str) -> Result<Subscription, BusError> {
@@ -121,6 +156,9 @@ impl Bus for Gate {
     }
 
     async fn extents(&self, topic: &str) -> Result<Vec<Extent>, BusError> {
+        if topic == COMMAND_RESPONSES {
+            self.looked.send_modify(|looked| *looked += 1);
+        }
         self.inner.extents(topic).await
     }
 }
@@ -237,10 +275,23 @@ impl World {
         Self::start_with(around.beside(), settings).await
     }
 
+    /// With room for so many bytes of data that wait for the bus.
+    pub(crate) async fn tight(around: Surroundings, bytes: usize) -> Self {
+        Self::start_as(around, settings(Timing::default()), |server| server.waiting_at_most(bytes)).await
+    }
+
     pub(crate) async fn start_with(around: Surroundings, settings: Settings) -> Self {
+        Self::start_as(around, settings, |server| server).await
+    }
+
+    async fn start_as(
+        around: Surroundings,
+        settings: Settings,
+        limits: impl FnOnce(Server) -> Server,
+    ) -> Self {
         let backends = Backends { bus: around.bus.clone(), registry: around.registry.clone() };
         let ops = Ops { health: Default::default(), metrics: Default::default() };
-        let server = Server::bind(settings, backends, ops.clone()).await.unwrap();
+        let server = limits(Server::bind(settings, backends, ops.clone()).await.unwrap());
         let address = server.local_addr();
         let stop = CancellationToken::new();
         let (told, ended) = oneshot::channel();

@@ -128,6 +128,40 @@ async fn an_outcome_is_not_told_again_when_only_the_answer_of_the_bus_was_lost()
 }
 
 #[tokio::test]
+async fn a_server_that_lags_behind_reads_on_before_it_makes_anything_final() {
+    let (around, first, second) = pair().await;
+    let mut agent = first.arrival(stream(1)).await;
+    around.command("agent-001", "c-1", "STATUS").await;
+    agent.command().await;
+    second.around.bus.set_hears(false);
+    reported(&mut agent, "c-1", wire::CommandState::Succeeded).await;
+    agent.vanish();
+    let mut moved = second.arrival(stream(2)).await;
+    let look = second.around.bus.next_look();
+    moved.report("c-1", wire::CommandState::Succeeded).await;
+    look.await;
+    second.around.bus.set_hears(true);
+    assert_eq!(finals(&around, &second, "marker").await, [("c-1".to_owned(), CommandState::Succeeded)]);
+}
+
+#[tokio::test]
+async fn what_was_not_published_when_its_stream_ended_is_left_to_the_agent() {
+    let (around, first, _second) = pair().await;
+    let mut agent = first.arrival(stream(1)).await;
+    around.command("agent-001", "c-1", "STATUS").await;
+    agent.command().await;
+    first.around.bus.set_responses(Gated::Failing);
+    agent.report("c-1", wire::CommandState::Succeeded).await;
+    first.around.bus.tried(1).await;
+    agent.vanish();
+    around.is("agent-001", Presence::Late, Reason::ConnectionLost).await;
+    first.around.bus.set_responses(Gated::Open);
+    assert_eq!(finals(&around, &first, "marker").await, []);
+    let mut back = first.arrival(stream(2)).await;
+    reported(&mut back, "c-1", wire::CommandState::Succeeded).await;
+}
+
+#[tokio::test]
 async fn one_servers_own_second_try_repeats_nothing_that_got_through() {
     let (around, first, _second) = pair().await;
     let mut agent = first.arrival(stream(1)).await;
@@ -234,6 +268,16 @@ async fn a_server_whose_id_another_one_takes_leaves_and_says_why() {
     assert!(error.to_string().contains("--server-id"), "{error}");
     let registered = around.registry.get("/monitor/servers/s1").await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&registered.value).contains(&second.address.to_string()));
+}
+
+#[tokio::test]
+async fn a_server_that_can_hear_no_more_ends_and_says_what_it_is_deaf_to() {
+    let around = Surroundings::new().await;
+    let world = World::start_in(around.clone(), Timing::default()).await;
+    world.agent("agent-001", "i1").await.vanish();
+    around.bus.close().await;
+    let error = world.ended().await.unwrap_err();
+    assert!(matches!(&error, RunError::Deaf { subject } if subject.starts_with("command")), "{error}");
 }
 
 #[tokio::test]
