@@ -1,4 +1,5 @@
-//! From records of the bus to what is kept: lenient reading that no bad record stops.
+//! From records of the bus to what is kept: lenient reading that no bad record stops. `monitoring-data` has its own
+//! reader, [`crate::data`].
 
 use std::time::Duration;
 
@@ -6,25 +7,21 @@ use backends::bus::Record;
 use backends::follow::Followed;
 use model::sample::Timestamp;
 use prometheus::IntCounter;
-use proto::record::{CONTENT_TYPE, CommandRecord, DataRecord, JSON, ResponseRecord};
+use proto::record::{CONTENT_TYPE, CommandRecord, JSON, ResponseRecord};
 use runtime::{Sparing, clock};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::commands::CommandBook;
-use crate::history::History;
 
 /// How often what is too old is let go.
-const EXPIRE_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 const LOG_BAD_EVERY: Duration = Duration::from_secs(60);
 
 /// What becomes of one topic's records.
 pub(crate) trait Read: Send + 'static {
     fn read(&mut self, record: &Record);
-
-    /// All that was there at the start has been read.
-    fn caught_up(&mut self) {}
 
     /// Time passes, records or not.
     fn expire(&mut self, now: Timestamp);
@@ -38,39 +35,11 @@ pub(crate) async fn run(mut records: mpsc::Receiver<Followed>, mut reader: impl 
         tokio::select! {
             followed = records.recv() => match followed {
                 Some(Followed::Record(record)) => reader.read(&record),
-                Some(Followed::CaughtUp(_)) => reader.caught_up(),
+                Some(Followed::CaughtUp(_)) => {}
                 None => return,
             },
             _ = expiry.tick() => reader.expire(clock::wall()),
         }
-    }
-}
-
-/// Reads `monitoring-data` into the history.
-pub(crate) struct Data {
-    history: History,
-    bad: Bad,
-}
-
-impl Data {
-    pub(crate) fn new(history: History, bad: IntCounter) -> Self {
-        Self { history, bad: Bad::new(bad) }
-    }
-}
-
-impl Read for Data {
-    fn read(&mut self, record: &Record) {
-        if let Some(data) = self.bad.decode::<DataRecord>(record) {
-            self.history.take(data, record.at);
-        }
-    }
-
-    fn caught_up(&mut self) {
-        self.history.go_live();
-    }
-
-    fn expire(&mut self, now: Timestamp) {
-        self.history.expire(now);
     }
 }
 
@@ -123,6 +92,7 @@ impl Read for Responses {
 }
 
 /// Records that cannot be read: each counted, one a minute told.
+#[derive(Debug)]
 pub(crate) struct Bad {
     count: IntCounter,
     told: Sparing,

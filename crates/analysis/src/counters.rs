@@ -29,16 +29,7 @@ impl Counters {
             &["topic"],
         )?;
         registry.register(Box::new(bad.clone()))?;
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(format!("watchfloor_history_{name}"), help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(format!("watchfloor_history_{name}"), help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
+        let (counter, gauge) = (counters(registry, "history"), gauges(registry, "history"));
         Ok(Self {
             bad,
             stored: counter("stored_total", "Records taken into the history")?,
@@ -55,5 +46,62 @@ impl Counters {
     /// The count of records of `topic` that could not be read.
     pub(crate) fn bad(&self, topic: &'static str) -> IntCounter {
         self.bad.with_label_values(&[topic])
+    }
+}
+
+/// What the archive counts. Clones share the numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct ArchiveCounters {
+    pub(crate) blocks: IntGauge,
+    pub(crate) bytes: IntGauge,
+    pub(crate) commits: IntCounter,
+    pub(crate) failures: IntCounter,
+    pub(crate) uncommitted: IntGauge,
+    pub(crate) restored: IntCounter,
+    /// Times the topic was followed anew, because something had been let go.
+    pub(crate) read_again: IntCounter,
+    pub(crate) missed: IntCounter,
+    pub(crate) other_logs: IntCounter,
+}
+
+impl ArchiveCounters {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let (counter, gauge) = (counters(registry, "archive"), gauges(registry, "archive"));
+        Ok(Self {
+            blocks: gauge("blocks", "Blocks in the archive")?,
+            bytes: gauge("bytes", "Bytes of the blocks in the archive")?,
+            commits: counter("commits_total", "Commits of the archive")?,
+            failures: counter("failures_total", "Attempts to open or write the archive that failed")?,
+            uncommitted: gauge(
+                "uncommitted",
+                "Records read from the bus that the archive does not cover yet",
+            )?,
+            restored: counter("restored_total", "Records read from the archive at the start")?,
+            read_again: counter("read_again_total", "Times the topic was read again for the archive")?,
+            missed: counter("missed_total", "Records that retention removed before they were read")?,
+            other_logs: counter("other_logs_total", "Partitions whose log was not the one the archive knew")?,
+        })
+    }
+}
+
+fn counters(
+    registry: &Registry,
+    subject: &'static str,
+) -> impl Fn(&str, &str) -> Result<IntCounter, prometheus::Error> {
+    move |name, help| {
+        let counter = IntCounter::new(format!("watchfloor_{subject}_{name}"), help)?;
+        registry.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+}
+
+fn gauges(
+    registry: &Registry,
+    subject: &'static str,
+) -> impl Fn(&str, &str) -> Result<IntGauge, prometheus::Error> {
+    move |name, help| {
+        let gauge = IntGauge::new(format!("watchfloor_{subject}_{name}"), help)?;
+        registry.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::id::AgentId;
+use model::id::{AgentId, Incarnation};
 use model::limit::LIVE_TAIL_RECORDS_MAX;
 use model::sample::Timestamp;
 use proto::record::DataRecord;
@@ -20,9 +20,12 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::Settings;
+use crate::archive::Block;
 use crate::counters::Counters;
+pub(crate) use point::Point;
 pub use point::Stored;
-use store::{Store, Taken};
+use store::Store;
+pub(crate) use store::Taken;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -89,7 +92,7 @@ pub enum Tail {
 }
 
 impl History {
-    pub(crate) fn new(settings: Settings, counters: Counters) -> Self {
+    pub(crate) fn new(settings: &Settings, counters: Counters) -> Self {
         let shared = Shared {
             store: Mutex::new(Store::new(settings.window, settings.history_bytes_max)),
             tail: broadcast::Sender::new(LIVE_TAIL_RECORDS_MAX),
@@ -135,24 +138,40 @@ impl History {
         }
     }
 
-    pub(crate) fn take(&self, record: DataRecord, received: Timestamp) {
+    pub(crate) fn take(&self, record: DataRecord, received: Timestamp) -> Taken {
         let counters = &self.shared.counters;
         let mut store = self.store();
         let taken = store.take(record, received);
         counters.evicted.inc_by(count(store.shrink()));
         self.show_size(&store);
         drop(store);
-        match taken {
+        match &taken {
             Taken::New(stored) => {
                 counters.stored.inc();
                 if *self.shared.live.borrow() {
                     // Without a reader there is nobody to tell.
-                    drop(self.shared.tail.send(stored));
+                    drop(self.shared.tail.send(stored.clone()));
                 }
             }
-            Taken::Repeated => counters.repeated.inc(),
-            Taken::Late => counters.late.inc(),
+            Taken::Repeated(_) => counters.repeated.inc(),
+            Taken::Late(_) => counters.late.inc(),
         }
+        taken
+    }
+
+    /// Takes a block of the archive in, as far as the bus got its records since `since`. Returns how many came.
+    pub(crate) fn restore(
+        &self,
+        agent: &AgentId,
+        incarnation: &Incarnation,
+        block: Block,
+        since: Timestamp,
+    ) -> usize {
+        let mut store = self.store();
+        let restored = store.restore(agent, incarnation, block, since);
+        self.shared.counters.evicted.inc_by(count(store.shrink()));
+        self.show_size(&store);
+        restored
     }
 
     pub(crate) fn expire(&self, now: Timestamp) {

@@ -1,18 +1,23 @@
 //! The analysis role: it reads what the fleet measured, keeps recent history and answers questions about it.
 //!
-//! Every instance reads every partition, so each answers alone for the whole fleet. The history is in memory and is
-//! rebuilt from the bus at every start. It writes nothing: commands and config go out through the console.
+//! Every instance reads every partition, so each answers alone for the whole fleet. The history is in memory; given a
+//! directory, it is also in an archive there, from which the next start goes on. Commands are read back from the bus at
+//! every start. It writes nowhere else: commands and config go out through the console.
 
+mod archive;
 mod commands;
 mod consume;
 mod counters;
+mod data;
 mod fleet;
 mod history;
 mod presence_key;
 
 use std::convert::identity;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use backends::directory::{DataDirectory, DirectoryError};
 use backends::{Backends, follow};
 use model::limit;
 use model::sample::Timestamp;
@@ -27,24 +32,36 @@ pub use fleet::Fleet;
 pub use history::{Answer, History, Live, Query, SeriesFilter, Stored, Tail};
 pub use presence_key::announce;
 
-use counters::Counters;
+use archive::Archive;
+use counters::{ArchiveCounters, Counters};
+use data::Data;
 
 /// Records or changes between a follower and its reader.
 const FOLLOWED: usize = 256;
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// How much is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much is kept, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How far back samples are kept.
     pub window: Duration,
     /// Memory for them; past it the agents that use most lose their oldest.
     pub history_bytes_max: usize,
+    /// The data directory of this instance alone, for the archive; created where it is missing. Without one there is no
+    /// archive, and every start reads the window from the bus.
+    pub directory: Option<PathBuf>,
+    /// Disk for the archive's blocks; past it the oldest go.
+    pub archive_bytes_max: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { window: limit::HISTORY_WINDOW_DEFAULT, history_bytes_max: limit::HISTORY_BYTES_DEFAULT }
+        Self {
+            window: limit::HISTORY_WINDOW_DEFAULT,
+            history_bytes_max: limit::HISTORY_BYTES_DEFAULT,
+            directory: None,
+            archive_bytes_max: limit::ARCHIVE_BYTES_DEFAULT,
+        }
     }
 }
 
@@ -53,6 +70,8 @@ impl Default for Settings {
 pub enum StartError {
     #[error("metrics of analysis cannot be registered ({0}): start it once per process")]
     Metrics(#[from] prometheus::Error),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
 }
 
 /// Why the role ended without being asked to.
@@ -67,28 +86,37 @@ pub enum RunError {
 /// The role before it runs. Its views can be handed out already; they fill up once it runs.
 #[derive(Debug)]
 pub struct Analysis {
-    settings: Settings,
     backends: Backends,
     ops: Ops,
     counters: Counters,
     history: History,
+    data: Data,
     commands: CommandBook,
     fleet: Fleet,
 }
 
 impl Analysis {
+    /// Takes the lock of the directory; the archive itself is opened when the role runs.
     pub fn new(settings: Settings, backends: Backends, ops: Ops) -> Result<Self, StartError> {
         let counters = Counters::register(&ops.metrics)?;
-        let history = History::new(settings, counters.clone());
-        Ok(Self {
-            settings,
-            backends,
-            ops,
-            counters,
-            history,
-            commands: CommandBook::default(),
-            fleet: Fleet::default(),
-        })
+        let history = History::new(&settings, counters.clone());
+        let archive = settings.directory.map(|path| {
+            let directory = DataDirectory::lock(&path)?;
+            let health = ops.health.component("analysis archive");
+            let counters = ArchiveCounters::register(&ops.metrics)?;
+            let (window, bytes_max) = (settings.window, settings.archive_bytes_max);
+            Ok::<_, StartError>(Archive::new(directory, window, bytes_max, health, counters))
+        });
+        let data = Data::new(
+            backends.bus.clone(),
+            ops.health.component(format!("analysis {}", record::MONITORING_DATA)),
+            settings.window,
+            history.clone(),
+            counters.bad(record::MONITORING_DATA),
+            archive.transpose()?,
+        );
+        let (commands, fleet) = (CommandBook::default(), Fleet::default());
+        Ok(Self { backends, ops, counters, history, data, commands, fleet })
     }
 
     pub fn history(&self) -> History {
@@ -108,8 +136,9 @@ impl Analysis {
         let scope = Scope::new("analysis");
         // A reader that ends by itself names what it read.
         let (ended, mut first_ended) = mpsc::channel(1);
-        self.spawn_topics(&scope, &ended);
+        self.spawn_commands(&scope, &ended);
         self.spawn_prefixes(&scope, &ended);
+        spawn_data(&scope, &ended, self.data);
         let early = tokio::select! {
             () = stop.cancelled() => None,
             () = scope.broken() => None,
@@ -121,11 +150,8 @@ impl Analysis {
         early.map_or(Ok(()), |subject| Err(RunError::Ended { subject }))
     }
 
-    fn spawn_topics(&self, scope: &Scope, ended: &mpsc::Sender<&'static str>) {
-        let now = clock::wall();
-        let data = consume::Data::new(self.history.clone(), self.counters.bad(record::MONITORING_DATA));
-        self.spawn_topic(scope, ended, record::MONITORING_DATA, now.minus(self.settings.window), data);
-        let since = now.minus(limit::COMMAND_BOOK_WINDOW);
+    fn spawn_commands(&self, scope: &Scope, ended: &mpsc::Sender<&'static str>) {
+        let since = clock::wall().minus(limit::COMMAND_BOOK_WINDOW);
         let commands = consume::Commands::new(self.commands.clone(), self.counters.bad(record::COMMANDS));
         self.spawn_topic(scope, ended, record::COMMANDS, since, commands);
         let responses =
@@ -165,6 +191,22 @@ impl Analysis {
         );
         spawn(scope, topic, ended, consume::run(records, reader));
     }
+}
+
+/// Reads `monitoring-data` until the scope stops, then lets the archive make its last commit.
+fn spawn_data(scope: &Scope, ended: &mpsc::Sender<&'static str>, mut data: Data) {
+    let (stopping, ended) = (scope.stopping(), ended.clone());
+    scope.spawn(record::MONITORING_DATA, async move {
+        let is_early = tokio::select! {
+            () = stopping.cancelled() => false,
+            () = data.run() => true,
+        };
+        data.close().await;
+        if is_early {
+            // Only the first report is read.
+            ended.try_send(record::MONITORING_DATA).ok();
+        }
+    });
 }
 
 /// Runs `work` until the scope stops; should it end before, `subject` is reported.

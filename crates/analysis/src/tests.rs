@@ -1,6 +1,8 @@
 //! The role on embedded backends: what it reads, what stops it, what a restart brings back.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 
 use backends::bus::embedded::EmbeddedBus;
@@ -47,8 +49,13 @@ impl World {
     }
 
     async fn start(&self) -> Running {
+        self.start_in(None).await
+    }
+
+    async fn start_in(&self, directory: Option<&Path>) -> Running {
         let ops = Ops { health: Health::default(), metrics: prometheus::Registry::new() };
-        let analysis = Analysis::new(Settings::default(), self.backends.clone(), ops.clone()).unwrap();
+        let settings = Settings { directory: directory.map(Path::to_owned), ..Settings::default() };
+        let analysis = Analysis::new(settings, self.backends.clone(), ops.clone()).unwrap();
         let (history, commands, fleet) = (analysis.history(), analysis.commands(), analysis.fleet());
         let (scope, stop) = (Scope::new("test"), CancellationToken::new());
         let token = stop.clone();
@@ -62,6 +69,15 @@ impl World {
         self.backends.bus.publish(topic, vec![record]).await.unwrap();
     }
 
+    /// Publishes alternately for `a` and `b`, and waits until `running` has it.
+    async fn ticks(&self, running: &Running, sequences: RangeInclusive<u64>) {
+        let mut live = running.history.live();
+        for sequence in sequences {
+            self.tick(["a", "b"][sequence as usize % 2], sequence).await;
+            assert_eq!(next_record(&mut live).await.sequence.0, sequence);
+        }
+    }
+
     async fn tick(&self, agent: &str, sequence: u64) {
         self.publish(MONITORING_DATA, agent, data(agent, sequence).to_string()).await;
     }
@@ -73,6 +89,10 @@ impl Running {
         let series = SeriesFilter::default();
         let query = Query { agents, since: None, until: None, step: None, series, limit: 1_000 };
         self.history.query(query).map(|record| record.sequence.0).collect()
+    }
+
+    fn metrics(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.ops.metrics.gather()).unwrap()
     }
 
     async fn stop(self) {
@@ -119,6 +139,47 @@ async fn a_restart_rebuilds_history_and_commands_from_the_bus() {
     second.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn after_a_kill_it_goes_on_from_its_archive_and_misses_and_doubles_nothing() {
+    let world = World::new().await;
+    let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = world.start_in(Some(before.path())).await;
+    world.ticks(&first, 1..=20).await;
+    tokio::time::sleep(limit::ARCHIVE_COMMIT_EVERY).await;
+    world.ticks(&first, 21..=30).await;
+    // What a kill leaves is the file as it is now. The first one knows nothing of it and goes on.
+    std::fs::copy(before.path().join("archive.redb"), after.path().join("archive.redb")).unwrap();
+
+    let second = world.start_in(Some(after.path())).await;
+    for agent in ["a", "b"] {
+        assert_eq!((second.sequences(agent), second.sequences(agent).len()), (first.sequences(agent), 15));
+    }
+    let metrics = second.metrics();
+    for line in ["archive_restored_total 20", "history_stored_total 10", "history_repeated_total 0"] {
+        assert!(metrics.contains(&format!("\nwatchfloor_{line}\n")), "{line}: {metrics}");
+    }
+    world.ticks(&second, 31..=40).await;
+    second.stop().await;
+    first.stop().await;
+
+    let third = world.start_in(Some(after.path())).await;
+    assert_eq!(third.sequences("a").len() + third.sequences("b").len(), 40);
+    assert!(third.metrics().contains("\nwatchfloor_archive_restored_total 40\n"), "{}", third.metrics());
+    third.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_that_another_one_uses_is_refused_by_name() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let running = world.start_in(Some(directory.path())).await;
+    let ops = Ops { health: Health::default(), metrics: prometheus::Registry::new() };
+    let settings = Settings { directory: Some(directory.path().to_owned()), ..Settings::default() };
+    let error = Analysis::new(settings, world.backends.clone(), ops).unwrap_err();
+    assert!(error.to_string().contains(&directory.path().display().to_string()), "{error}");
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_record_delivered_again_is_kept_once_and_told_once() {
     let world = World::new().await;
@@ -146,7 +207,7 @@ async fn a_bad_record_is_counted_and_stops_nothing() {
     world.publish(MONITORING_DATA, "a", [0xff, 0xfe]).await;
     world.tick("a", 7).await;
     assert_eq!(next_record(&mut live).await.sequence.0, 7);
-    let metrics = prometheus::TextEncoder::new().encode_to_string(&running.ops.metrics.gather()).unwrap();
+    let metrics = running.metrics();
     assert!(metrics.contains(r#"bad_records_total{topic="monitoring-data"} 5"#), "{metrics}");
     running.stop().await;
 }

@@ -157,6 +157,18 @@ pub const HISTORY_WINDOW_DEFAULT: Duration = Duration::from_secs(3_600);
 pub const HISTORY_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
 /// Runs of one agent remembered by name after their records went, so that one sent again is not taken twice.
 pub const EMPTY_RUNS_PER_AGENT_MAX: usize = 64;
+/// Bytes of blocks in the archive; past it the oldest go. A thousand agents at one tick in 5 s with 500 series fill it in
+/// an hour.
+pub const ARCHIVE_BYTES_DEFAULT: u64 = 1024 * 1024 * 1024;
+/// Between two commits of the archive. What is not committed is on the bus and read again after a crash, so the interval
+/// is long: ticks of one agent that lie in one block compress together.
+pub const ARCHIVE_COMMIT_EVERY: Duration = Duration::from_secs(30);
+/// Memory of records that make a commit due before its time.
+pub const ARCHIVE_BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// Memory of records that wait while the disk takes none; past it they are let go and read from the bus again later.
+pub const ARCHIVE_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// One block without compression; a larger one is written as several. Bounds what a damaged file can reserve.
+pub const ARCHIVE_BLOCK_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Records in one answer when the question names no limit, and the most it may name.
 pub const ANSWER_RECORDS_DEFAULT: usize = 10_000;
 pub const ANSWER_RECORDS_MAX: usize = 100_000;
@@ -176,5 +188,7 @@ pub const LIVE_STREAMS_MAX: usize = 256;
 /// Who asked for a command or a config, as the asker says.
 pub const ASKER_BYTES_MAX: usize = 256;
 
+const _: () = assert!(ARCHIVE_BATCH_BYTES < ARCHIVE_WAITING_BYTES_MAX);
+const _: () = assert!(16 * BUS_VALUE_BYTES_MAX < ARCHIVE_BLOCK_BYTES_MAX);
 const _: () = assert!(ANSWER_RECORDS_DEFAULT <= ANSWER_RECORDS_MAX);
 const _: () = assert!(COMMANDS_LISTED_DEFAULT <= COMMAND_BOOK_MAX);

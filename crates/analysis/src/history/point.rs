@@ -8,39 +8,33 @@ use model::sample::{Sample, SeriesKey, SystemMetrics, Timestamp};
 use proto::record::{DataRecord, NotSent};
 
 use super::SeriesFilter;
+use crate::archive::{Extra, Row};
 
 /// The names of a record's series, in its order. Ticks of one agent mostly share one.
-pub(super) type Layout = Arc<[Arc<SeriesKey>]>;
+pub(crate) type Layout = Arc<[Arc<SeriesKey>]>;
 
 /// A record as the history keeps it.
 #[derive(Debug)]
-pub(super) struct Point {
-    pub(super) at: Timestamp,
+pub(crate) struct Point {
+    pub(crate) at: Timestamp,
     /// When the bus got it: an agent's own clock may be wrong by years.
-    pub(super) received: Timestamp,
-    pub(super) incarnation: Arc<Incarnation>,
-    pub(super) sequence: Sequence,
-    pub(super) first_sequence: Option<Sequence>,
-    pub(super) metrics: SystemMetrics,
-    pub(super) layout: Layout,
-    pub(super) values: Box<[f64]>,
+    pub(crate) received: Timestamp,
+    pub(crate) incarnation: Arc<Incarnation>,
+    pub(crate) sequence: Sequence,
+    pub(crate) first_sequence: Option<Sequence>,
+    pub(crate) metrics: SystemMetrics,
+    pub(crate) layout: Layout,
+    pub(crate) values: Box<[f64]>,
     extra: Option<Box<Extra>>,
     /// What it takes, with what only it holds.
     pub(super) bytes: usize,
 }
 
-/// What most records do not have.
-#[derive(Debug)]
-struct Extra {
-    metadata: BTreeMap<String, String>,
-    not_sent: Vec<NotSent>,
-}
-
 /// A record of the history; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    pub(super) agent: Arc<AgentId>,
-    pub(super) point: Arc<Point>,
+    pub(crate) agent: Arc<AgentId>,
+    pub(crate) point: Arc<Point>,
 }
 
 /// A map entry, two reference counts and the allocator's rounding.
@@ -54,23 +48,60 @@ impl Point {
         names: &mut Names,
         last: Option<&Layout>,
     ) -> Self {
-        let values: Box<[f64]> = record.series.iter().map(|sample| sample.value).collect();
-        let (layout, own_layout_bytes) = names.layout(record.series, last);
-        let extra = Extra { metadata: record.metadata, not_sent: record.not_sent };
-        let bytes =
-            OVERHEAD_BYTES + size_of::<Self>() + size_of_val(&*values) + own_layout_bytes + extra.bytes();
-        Self {
-            at: record.timestamp,
-            received,
-            incarnation,
+        let values = record.series.iter().map(|sample| sample.value).collect();
+        let layout = names.layout(record.series, last);
+        let row = Row {
             sequence: record.sequence,
             first_sequence: record.first_sequence,
+            at: record.timestamp,
+            received,
             metrics: record.metrics,
-            layout,
+            layout: 0,
             values,
-            extra: (extra.bytes() > 0).then(|| Box::new(extra)),
-            bytes,
+            extra: Extra { metadata: record.metadata, not_sent: record.not_sent },
+        };
+        Self::of_row(row, incarnation, layout, last)
+    }
+
+    /// `last` is the layout of the agent's record before: who has the same one pays for it.
+    pub(super) fn of_row(
+        row: Row,
+        incarnation: Arc<Incarnation>,
+        layout: Layout,
+        last: Option<&Layout>,
+    ) -> Self {
+        let is_own = last.is_none_or(|last| !Arc::ptr_eq(last, &layout));
+        let own_layout_bytes = if is_own { size_of_val(&*layout) } else { 0 };
+        let extra_bytes = extra_bytes(&row.extra);
+        Self {
+            at: row.at,
+            received: row.received,
+            incarnation,
+            sequence: row.sequence,
+            first_sequence: row.first_sequence,
+            metrics: row.metrics,
+            bytes: OVERHEAD_BYTES
+                + size_of::<Self>()
+                + size_of_val(&*row.values)
+                + own_layout_bytes
+                + extra_bytes,
+            layout,
+            values: row.values,
+            extra: (extra_bytes > 0).then(|| Box::new(row.extra)),
         }
+    }
+
+    /// What it takes with the names of its series, which other records mostly share.
+    pub(crate) fn bytes_with_names(&self) -> usize {
+        self.bytes + self.layout.iter().map(|key| key_bytes(key)).sum::<usize>()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn extra(&self) -> Option<&Extra> {
+        self.extra.as_deref()
     }
 
     /// Whether it holds a measurement, not only an account of what was not sent.
@@ -87,11 +118,9 @@ impl Point {
     }
 }
 
-impl Extra {
-    fn bytes(&self) -> usize {
-        let texts: usize = self.metadata.iter().map(|(key, value)| key.len() + value.len() + 48).sum();
-        texts + self.not_sent.iter().map(|range| size_of::<NotSent>() + range.plugin.len()).sum::<usize>()
-    }
+fn extra_bytes(extra: &Extra) -> usize {
+    let texts: usize = extra.metadata.iter().map(|(key, value)| key.len() + value.len() + 48).sum();
+    texts + extra.not_sent.iter().map(|range| size_of::<NotSent>() + range.plugin.len()).sum::<usize>()
 }
 
 impl Stored {
@@ -139,17 +168,33 @@ impl Names {
         self.bytes = self.known.iter().map(|key| key_bytes(key)).sum();
     }
 
-    /// The layout of `series`, `last` if it is the same one; and the bytes of a new one.
-    fn layout(&mut self, series: Vec<Sample>, last: Option<&Layout>) -> (Layout, usize) {
+    /// The layout of `series`; `last` if it is the same one.
+    fn layout(&mut self, series: Vec<Sample>, last: Option<&Layout>) -> Layout {
         let same = |last: &&Layout| {
             last.len() == series.len() && last.iter().zip(&series).all(|(key, sample)| **key == sample.key)
         };
-        if let Some(layout) = last.filter(same) {
-            return (Arc::clone(layout), 0);
+        match last.filter(same) {
+            Some(layout) => Arc::clone(layout),
+            None => series.into_iter().map(|sample| self.name(sample.key)).collect(),
         }
-        let layout: Layout = series.into_iter().map(|sample| self.name(sample.key)).collect();
-        let bytes = size_of_val(&*layout);
-        (layout, bytes)
+    }
+
+    /// The layouts of a block; `last` where it is the same one.
+    pub(super) fn layouts(
+        &mut self,
+        keys: Vec<SeriesKey>,
+        layouts: &[Vec<usize>],
+        last: Option<&Layout>,
+    ) -> Vec<Layout> {
+        let keys: Vec<_> = keys.into_iter().map(|key| self.name(key)).collect();
+        let layout = |places: &Vec<usize>| {
+            let named = || places.iter().map(|place| &keys[*place]);
+            let same = |last: &&Layout| {
+                last.len() == places.len() && last.iter().zip(named()).all(|(a, b)| Arc::ptr_eq(a, b))
+            };
+            last.filter(same).cloned().unwrap_or_else(|| named().cloned().collect())
+        };
+        layouts.iter().map(layout).collect()
     }
 
     fn name(&mut self, key: SeriesKey) -> Arc<SeriesKey> {

@@ -10,6 +10,7 @@ use model::sample::Timestamp;
 use proto::record::DataRecord;
 
 use super::point::{Layout, Names, Point, Stored};
+use crate::archive::Block;
 
 /// Evictions between two looks for names nobody uses any more: each look visits every name.
 const SWEEP_EVERY: usize = 4_096;
@@ -48,10 +49,12 @@ struct Run {
 
 /// What became of a record.
 #[derive(Debug)]
-pub(super) enum Taken {
+pub(crate) enum Taken {
     New(Stored),
-    Repeated,
-    Late,
+    /// It is there already.
+    Repeated(Stored),
+    /// Its run has lost later ones already.
+    Late(Stored),
 }
 
 impl Store {
@@ -78,34 +81,72 @@ impl Store {
 
     /// Takes a record in. [`Self::shrink`] comes after it.
     pub(super) fn take(&mut self, record: DataRecord, received: Timestamp) -> Taken {
-        let agent = match self.agents.get_key_value(&record.agent_id) {
-            Some((agent, _)) => Arc::clone(agent),
-            None => Arc::new(record.agent_id.clone()),
-        };
+        let (agent, incarnation) = self.names_of(&record.agent_id, &record.incarnation);
         let kept = self.agents.entry(Arc::clone(&agent)).or_default();
-        let incarnation = match kept.runs.get_key_value(&record.incarnation) {
-            Some((incarnation, _)) => Arc::clone(incarnation),
-            None => Arc::new(record.incarnation.clone()),
-        };
         let run = kept.runs.entry(Arc::clone(&incarnation)).or_insert_with(|| Run::new(received));
-        let sequence = record.sequence.0;
-        if run.points.contains_key(&sequence) {
-            return Taken::Repeated;
+        if let Some(point) = run.points.get(&record.sequence.0) {
+            return Taken::Repeated(Stored { agent, point: Arc::clone(point) });
         }
-        if run.floor.is_some_and(|floor| sequence <= floor) {
-            return Taken::Late;
-        }
+        let is_late = run.is_late(record.sequence.0);
         let point = Point::new(record, received, incarnation, &mut self.names, kept.layout.as_ref());
-        let point = Arc::new(point);
+        let stored = Stored { agent, point: Arc::new(point) };
+        if is_late {
+            return Taken::Late(stored);
+        }
+        self.insert(&stored);
+        Taken::New(stored)
+    }
+
+    /// Takes in what the bus got since `since` and is not there yet. [`Self::shrink`] comes after it. Returns how many
+    /// records came.
+    pub(super) fn restore(
+        &mut self,
+        agent: &AgentId,
+        incarnation: &Incarnation,
+        block: Block,
+        since: Timestamp,
+    ) -> usize {
+        let before = self.records;
+        let (agent, incarnation) = self.names_of(agent, incarnation);
+        let mut last = self.agents.get(&agent).and_then(|kept| kept.layout.clone());
+        let layouts = self.names.layouts(block.keys, &block.layouts, last.as_ref());
+        for row in block.rows.into_iter().filter(|row| row.received >= since) {
+            let kept = self.agents.entry(Arc::clone(&agent)).or_default();
+            let run = kept.runs.entry(Arc::clone(&incarnation)).or_insert_with(|| Run::new(row.received));
+            if run.points.contains_key(&row.sequence.0) || run.is_late(row.sequence.0) {
+                continue;
+            }
+            let layout = Arc::clone(&layouts[row.layout]);
+            let point = Point::of_row(row, Arc::clone(&incarnation), layout, last.as_ref());
+            last = Some(Arc::clone(&point.layout));
+            self.insert(&Stored { agent: Arc::clone(&agent), point: Arc::new(point) });
+        }
+        self.records - before
+    }
+
+    /// The one copy of each name.
+    fn names_of(&self, agent: &AgentId, incarnation: &Incarnation) -> (Arc<AgentId>, Arc<Incarnation>) {
+        let known = self.agents.get_key_value(agent);
+        let run = known.and_then(|(_, kept)| kept.runs.get_key_value(incarnation));
+        (
+            known.map_or_else(|| Arc::new(agent.clone()), |(agent, _)| Arc::clone(agent)),
+            run.map_or_else(|| Arc::new(incarnation.clone()), |(name, _)| Arc::clone(name)),
+        )
+    }
+
+    /// Puts a record in that its run does not have.
+    fn insert(&mut self, stored: &Stored) {
+        let Stored { agent, point } = stored;
+        let kept = self.agents.entry(Arc::clone(agent)).or_default();
         kept.layout = Some(Arc::clone(&point.layout));
-        run.points.insert(sequence, Arc::clone(&point));
-        run.heard = run.heard.max(received);
-        self.by_bytes.remove(&(kept.bytes, Arc::clone(&agent)));
+        let run = kept.runs.entry(Arc::clone(&point.incarnation)).or_insert_with(|| Run::new(point.received));
+        run.points.insert(point.sequence.0, Arc::clone(point));
+        run.heard = run.heard.max(point.received);
+        self.by_bytes.remove(&(kept.bytes, Arc::clone(agent)));
         kept.bytes += point.bytes;
-        self.by_bytes.insert((kept.bytes, Arc::clone(&agent)));
+        self.by_bytes.insert((kept.bytes, Arc::clone(agent)));
         self.point_bytes += point.bytes;
         self.records += 1;
-        Taken::New(Stored { agent, point })
     }
 
     /// Lets go until the bytes fit: the agent that takes most loses its oldest. Returns how many records went.
@@ -233,6 +274,10 @@ impl Kept {
 impl Run {
     fn new(heard: Timestamp) -> Self {
         Self { points: BTreeMap::new(), floor: None, heard }
+    }
+
+    fn is_late(&self, sequence: u64) -> bool {
+        self.floor.is_some_and(|floor| sequence <= floor)
     }
 
     /// Takes the first record out and returns its bytes.
