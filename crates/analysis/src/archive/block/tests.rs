@@ -1,3 +1,5 @@
+//! Blocks by their properties: what goes in comes out, and what was altered is seen.
+
 use std::sync::Arc;
 
 use model::id::{AgentId, Incarnation};

@@ -27,7 +27,10 @@ enum Step {
     Read {
         records: u8,
     },
-    Commit,
+    /// So many records come while the disk is busy.
+    Commit {
+        meanwhile: u8,
+    },
     /// The disk takes so many more writes.
     FillUp {
         writes: u8,
@@ -36,7 +39,9 @@ enum Step {
     /// More waits than may.
     FallBehind,
     /// A commit finds the file damaged.
-    SetAside,
+    SetAside {
+        meanwhile: u8,
+    },
     /// The process dies, and the power with it: what was not synced is lost.
     Kill,
     /// Everything is read and committed before that.
@@ -49,11 +54,11 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(agent, ticks, restarted)| Step::Publish { agent, ticks, restarted }),
         1 => (0u8..5, 1u8..4).prop_map(|(agent, ticks)| Step::PublishAgain { agent, ticks }),
         4 => (1u8..12).prop_map(|records| Step::Read { records }),
-        3 => Just(Step::Commit),
+        3 => (0u8..4).prop_map(|meanwhile| Step::Commit { meanwhile }),
         1 => (0u8..40).prop_map(|writes| Step::FillUp { writes }),
         1 => Just(Step::FreeSpace),
         1 => Just(Step::FallBehind),
-        1 => Just(Step::SetAside),
+        1 => (0u8..4).prop_map(|meanwhile| Step::SetAside { meanwhile }),
         2 => Just(Step::Kill),
         1 => Just(Step::Stop),
     ]
@@ -177,20 +182,23 @@ impl Life {
 
     /// Tries to commit what there is. `false` when the disk did not take it.
     fn commit(&mut self, topic: &Topic) -> bool {
-        self.visit(topic, |file, batch| attempt(file, batch, at(NOW)))
+        self.visit(topic, 0, |file, batch| attempt(file, batch, at(NOW)))
     }
 
-    /// As [`Archive`] does it.
+    /// As [`Archive`] does it; `meanwhile` so many records come.
     fn visit(
         &mut self,
         topic: &Topic,
+        meanwhile: u8,
         attempt: impl FnOnce(&mut File, Option<&Batch>) -> Result<Stored, FileError>,
     ) -> bool {
         let batch = self.unwritten.take().or_else(|| self.keeper.batch(at(NOW)));
         if batch.is_none() && !self.keeper.is_behind() {
             return true;
         }
-        let Ok(stored) = attempt(&mut self.file, batch.as_ref()) else {
+        let result = attempt(&mut self.file, batch.as_ref());
+        self.read(topic, usize::from(meanwhile));
+        let Ok(stored) = result else {
             self.unwritten = batch;
             return false;
         };
@@ -232,15 +240,18 @@ proptest! {
                     topic.publish_again(agent, ticks);
                     doubles = true;
                 }
-                Step::Read { records } => drop(life.read(&topic, usize::from(records))),
-                Step::Commit => drop(life.commit(&topic)),
+                Step::Read { records } => {
+                    life.read(&topic, usize::from(records));
+                }
+                Step::Commit { meanwhile } => {
+                    life.visit(&topic, meanwhile, |file, batch| attempt(file, batch, at(NOW)));
+                }
                 Step::FillUp { writes } => disk.fill_up_after(u64::from(writes)),
                 Step::FreeSpace => disk.free_space(),
                 Step::FallBehind => life.keeper.fall_behind(),
-                Step::SetAside => drop(life.visit(&topic, |file, _| {
-                    file.set_aside()?;
-                    file.stored()
-                })),
+                Step::SetAside { meanwhile } => {
+                    life.visit(&topic, meanwhile, |file, _| anew(file));
+                }
                 Step::Kill => {
                     disk = disk.after_a_cut();
                     life = Life::start(&disk, &topic);
@@ -271,6 +282,26 @@ proptest! {
         prop_assert_eq!(stored.into_iter().collect::<BTreeSet<_>>(), expected);
         prop_assert_eq!(next.read(&topic, 1_000), PARTITIONS.min(topic.partitions.len() as u32) as usize, "witnesses only");
     }
+}
+
+/// What a commit does that finds the file damaged.
+fn anew(file: &mut File) -> Result<Stored, FileError> {
+    file.set_aside()?;
+    file.stored()
+}
+
+#[test]
+fn what_came_while_a_file_was_begun_anew_is_stored_once() {
+    let (mut topic, disk) = (Topic::default(), Disk::default());
+    topic.publish(0, 3, false);
+    let mut life = Life::start(&disk, &topic);
+    life.read(&topic, 1);
+    life.visit(&topic, 2, |file, _| anew(file));
+    for _ in 0..3 {
+        life.read(&topic, 1);
+        life.commit(&topic);
+    }
+    assert_eq!(keys_in(&mut life.file), topic.keys().into_iter().collect::<Vec<_>>());
 }
 
 /// A topic with the same number of records in the same places, from another day.
