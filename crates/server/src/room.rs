@@ -67,34 +67,19 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn what_waits_is_bounded_and_leaves_its_room_to_others() {
+    #[test]
+    fn what_waits_is_bounded_and_leaves_its_room_to_others() {
         let room = Room::new(100);
         let half = room.take(50).unwrap();
         assert!(!room.is_short());
         let more = room.take(50).unwrap();
         assert!(room.is_short() && room.take(1).is_none());
-        let mut eased = tokio_test_pending(room.eased());
-        assert!(eased.is_pending());
+        let mut eased = Box::pin(room.eased());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(eased.as_mut().poll(&mut context).is_pending());
         drop(half);
-        assert!(!eased.is_pending());
+        assert!(eased.as_mut().poll(&mut context).is_ready());
         drop(more);
         assert!(room.take(100).is_some());
-    }
-
-    /// Polls a future by hand.
-    fn tokio_test_pending<F: Future<Output = ()>>(future: F) -> Polled<F> {
-        Polled { future: Box::pin(future) }
-    }
-
-    struct Polled<F> {
-        future: std::pin::Pin<Box<F>>,
-    }
-
-    impl<F: Future<Output = ()>> Polled<F> {
-        fn is_pending(&mut self) -> bool {
-            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-            self.future.as_mut().poll(&mut context).is_pending()
-        }
     }
 }
