@@ -16,6 +16,7 @@ use proto::api::{
     StoredConfig,
 };
 use proto::key::{HistoryEntry, Target};
+use runtime::health::Report;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -199,6 +200,11 @@ impl Api {
 
     pub(crate) fn effective_config(&self, id: &AgentId) -> Result<EffectiveConfig, ApiError> {
         self.get(&["config", "effective", id.as_str()], &[])
+    }
+
+    /// How the process there is. Every role answers this, not only the one with the whole API.
+    pub(crate) fn health(&self) -> Result<Report, ApiError> {
+        self.get(&["health"], &[])
     }
 
     fn get<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, String)]) -> Result<T, ApiError> {

@@ -9,6 +9,7 @@ mod config;
 #[cfg(test)]
 mod documents;
 mod get_metrics;
+mod health;
 mod output;
 pub(crate) mod parse;
 pub(crate) mod render;
@@ -77,6 +78,7 @@ enum Verb {
     SendCommand(send_command::Args),
     Agents(agents::Args),
     Status(status::Args),
+    Health(health::Args),
     Config(config::Args),
     Selftest(selftest::Args),
     Bench(bench::Args),
@@ -113,6 +115,7 @@ impl Cli {
             Verb::SendCommand(args) => args.run(&api, &mut out),
             Verb::Agents(args) => args.run(&api, &mut out),
             Verb::Status(args) => args.run(&api, &mut out),
+            Verb::Health(args) => args.run(&api, &mut out),
             Verb::Config(args) => args.run(&api, &mut out),
             Verb::Selftest(args) => args.run(&mut out),
             Verb::Bench(args) => args.run(&mut out),
@@ -168,6 +171,7 @@ mod tests {
           send-command  Order agents: STATUS, STOP, START, UPDATE_CONFIG or RESTART
           agents        List the fleet: presence and why, collection, config standing
           status        Show one agent: presence, config truth, and its live answer to STATUS
+          health        Ask one process whether it is ready, and how its parts are
           config        Read and write the config of agents and groups; agents apply it live
           selftest      Check plugins and collectors on this machine; needs no running system
           bench         Measure

@@ -10,6 +10,7 @@ mod bad_input;
 mod commands;
 mod config;
 mod ends;
+mod health;
 mod metrics;
 mod presence;
 mod sandbox;
