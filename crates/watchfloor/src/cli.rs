@@ -10,6 +10,8 @@ mod config;
 mod documents;
 mod get_metrics;
 mod health;
+#[cfg(test)]
+mod manifests;
 mod output;
 pub(crate) mod parse;
 pub(crate) mod render;
