@@ -64,6 +64,7 @@ impl Agent {
         let (state, stored) = State::open(&settings.state_directory)?;
         let clock = Clock::start();
         let identity = Arc::new(identity(&settings));
+        metrics.begun(&identity.agent_id, &identity.incarnation);
         let (journal, decided) = Journal::restore(stored.commands, &identity.incarnation, wall());
         remember(&state, &journal, &decided)?;
         let buildable = |config: &_| Pipeline::build(config, &NoSandbox).map(drop);

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use model::id::Sequence;
 use model::limit::AGENT_BUFFER_BYTES_MAX;
 
 use crate::parcel::Parcel;
@@ -72,9 +73,16 @@ impl Buffer {
         self.parcels.get(index).map(|(parcel, _)| (at, Arc::clone(parcel)))
     }
 
-    /// Forgets everything before `end`.
-    pub(crate) fn release(&mut self, end: Position) {
-        while self.front < end && self.pop().is_some() {}
+    /// Forgets everything before `end`. Answers with the last sequence number of what it forgot.
+    pub(crate) fn release(&mut self, end: Position) -> Option<Sequence> {
+        let mut last = None;
+        while self.front < end
+            && let Some((parcel, _)) = self.parcels.front()
+        {
+            last = Some(parcel.last);
+            self.pop();
+        }
+        last
     }
 
     /// Where everything not acknowledged begins.
@@ -97,7 +105,6 @@ impl Buffer {
 
 #[cfg(test)]
 mod tests {
-    use model::id::Sequence;
     use model::sample::Tick;
 
     use super::*;
@@ -125,8 +132,8 @@ mod tests {
             buffer.push(parcel(sequence));
         }
         let (second, _) = buffer.get(Position(1)).unwrap();
-        buffer.release(second.next());
-        buffer.release(Position(1)); // Released already.
+        assert_eq!(buffer.release(second.next()), Some(Sequence(2)));
+        assert_eq!(buffer.release(Position(1)), None, "released already");
         assert_eq!((buffer.front(), buffer.fill().ticks), (Position(2), 2));
         buffer.release(Position(4));
         assert_eq!(buffer.fill(), Fill::default());

@@ -53,7 +53,9 @@ impl Lanes {
 
     /// Everything before `end` is durable elsewhere.
     pub(crate) fn release(&self, end: crate::buffer::Position) {
-        self.buffer().release(end);
+        if let Some(last) = self.buffer().release(end) {
+            self.metrics.acknowledged_sequence.set(i64::try_from(last.0).unwrap_or(i64::MAX));
+        }
         self.measure();
     }
 

@@ -1,7 +1,10 @@
 //! The agent's own numbers for Prometheus. Made once per process; an agent that is rebuilt goes on counting.
 
 use model::command::{CommandState, CommandType};
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use model::id::{AgentId, Incarnation};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// Clones share the numbers.
 #[derive(Clone, Debug)]
@@ -16,9 +19,11 @@ pub struct Metrics {
     pub(crate) buffer_bytes: IntGauge,
     pub(crate) batches_sent: IntCounter,
     pub(crate) batches_acknowledged: IntCounter,
+    pub(crate) acknowledged_sequence: IntGauge,
     pub(crate) sessions: IntCounter,
     pub(crate) connected: IntGauge,
     commands: IntCounterVec,
+    info: IntGaugeVec,
 }
 
 /// A collection costs a hundred microseconds, and a hung one a hundred milliseconds.
@@ -41,6 +46,11 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
+        let info = IntGaugeVec::new(
+            Opts::new("watchfloor_agent_info", "Always 1: which agent this is, and which run of it."),
+            &["agent_id", "incarnation", "version"],
+        )?;
+        registry.register(Box::new(info.clone()))?;
         let collect_seconds = Histogram::with_opts(
             HistogramOpts::new("watchfloor_agent_collect_duration_seconds", "Time one collection took.")
                 .buckets(COLLECT_BUCKETS.to_vec()),
@@ -64,10 +74,23 @@ impl Metrics {
             buffer_bytes: gauge("buffer_bytes", "Memory of ticks collected and not acknowledged.")?,
             batches_sent: counter("batches_sent_total", "Batches sent, repeated ones included.")?,
             batches_acknowledged: counter("batches_acknowledged_total", "Acknowledgements received.")?,
+            acknowledged_sequence: gauge(
+                "acknowledged_sequence",
+                "The tick of this incarnation up to which all is durable on the bus.",
+            )?,
             sessions: counter("sessions_total", "Sessions a server welcomed.")?,
             connected: gauge("connected", "1 while a server holds a session of this agent.")?,
             commands: counters("commands_total", "Commands by type and final state.", &["type", "state"])?,
+            info,
         })
+    }
+
+    /// A run of the agent begins; inside `up` one follows another in this process.
+    pub(crate) fn begun(&self, agent: &AgentId, incarnation: &Incarnation) {
+        self.info.reset();
+        let version = env!("CARGO_PKG_VERSION");
+        self.info.with_label_values(&[agent.as_str(), incarnation.as_str(), version]).set(1);
+        self.acknowledged_sequence.set(0);
     }
 
     pub(crate) fn command_ended(&self, kind: CommandType, state: CommandState) {
@@ -84,6 +107,7 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         metrics.command_ended(CommandType::Stop, CommandState::Succeeded);
+        metrics.begun(&AgentId::new("a").unwrap(), &Incarnation::new("i").unwrap());
         metrics.ticks_dropped.with_label_values(&["filter"]).inc();
         for family in registry.gather() {
             let (name, is_counter) =

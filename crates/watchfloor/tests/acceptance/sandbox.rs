@@ -188,6 +188,11 @@ impl Process {
         self.lines.try_iter().collect()
     }
 
+    /// What it has told in its log and nobody has read.
+    pub(crate) fn told(&self) -> Vec<String> {
+        self.errors.try_iter().collect()
+    }
+
     pub(crate) fn wait_for_error(&self, words: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {

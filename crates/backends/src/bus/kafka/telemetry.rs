@@ -99,15 +99,15 @@ impl Telemetry {
             if let Some(health) = &self.health {
                 health.degraded(format!("no Kafka broker can be reached: {reason}"));
             }
-        } else if self.may_speak() {
+        } else if !(self.is_away() && is_connection(code)) && self.may_speak() {
             tracing::warn!(%error, reason, "kafka reports an error");
         }
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         let serious = (level as i32) <= (RDKafkaLogLevel::Warning as i32);
-        // CONFWARN tells of properties that one kind of client does not know; ours go to all kinds.
-        if !serious || facility == "CONFWARN" {
+        // CONFWARN tells of properties that one kind of client does not know; ours go to all kinds. FAIL comes as an error too.
+        if !serious || matches!(facility, "CONFWARN" | "FAIL") {
             tracing::debug!(facility, line, "librdkafka");
         } else if self.may_speak() {
             tracing::warn!(facility, line, "librdkafka");
@@ -137,6 +137,18 @@ impl Telemetry {
         }
         self.lines.fetch_add(1, Ordering::Relaxed) < LINES
     }
+}
+
+/// One of many connections that fail while all brokers are away, which is told once.
+fn is_connection(code: Option<RDKafkaErrorCode>) -> bool {
+    matches!(
+        code,
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::OperationTimedOut
+        )
+    )
 }
 
 /// What one client tells.
