@@ -154,6 +154,13 @@ impl Central {
         }
         if let Some(analysis) = self.analysis {
             process.spawn(&readers, "analysis", analysis.run(readers.stopping()));
+            let (registry, http) = (self.store.backends().registry, addresses.http.to_string());
+            let health = self.ops.health.component("analysis key");
+            let announced = ::analysis::announce(registry, self.id, http, health, readers.stopping());
+            process.spawn(&readers, "analysis key", async {
+                announced.await;
+                Ok::<_, std::convert::Infallible>(())
+            });
         }
         for listener in self.listeners {
             // A listener that others are meant to reach goes by names we cannot know.

@@ -171,8 +171,7 @@ impl Process {
                 Ok(line) if words.split(' ').all(|word| line.contains(word)) => return (line, others),
                 Ok(line) => others.push(line),
                 Err(error) => {
-                    let errors: Vec<String> = self.errors.try_iter().collect();
-                    panic!("no line with {words:?} in {within:?} ({error}): {others:#?} {errors:#?}");
+                    panic!("no line with {words:?} in {within:?} ({error}): {others:#?} {:#?}", self.told());
                 }
             }
         }

@@ -113,7 +113,7 @@ impl Fleet {
             let known = agents.as_array().and_then(|all| all.iter().find(|entry| entry["agent_id"] == **id));
             known.is_some_and(|entry| entry["status"] == "ONLINE")
         };
-        run.code == 0 && AGENTS.iter().all(|id| is_online(id))
+        run.code == 0 && AGENTS.iter().all(is_online)
     }
 
     /// The state of one part of a process, such as `kafka`, and why.

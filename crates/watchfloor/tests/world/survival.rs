@@ -226,7 +226,11 @@ impl World {
                     break history;
                 }
                 let missing = kept.beyond(&history);
-                assert!(begun.elapsed() < PATIENCE, "{analysis} has not {missing:?}, and {:?} too much", history.beyond(&kept));
+                assert!(
+                    begun.elapsed() < PATIENCE,
+                    "{analysis} has not {missing:?}, and {:?} too much",
+                    history.beyond(&kept)
+                );
             };
             assert_eq!(history.repeated, 0, "{analysis} has ticks twice");
         }
