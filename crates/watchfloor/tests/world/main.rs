@@ -12,4 +12,5 @@ mod outside;
 #[path = "../acceptance/sandbox.rs"]
 #[allow(dead_code, reason = "the acceptance tests use all of it")]
 mod sandbox;
+mod seeds;
 mod survival;

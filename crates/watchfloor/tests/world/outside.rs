@@ -17,7 +17,13 @@ pub(crate) struct Outside {
 impl Outside {
     /// Both, on free ports.
     pub(crate) fn start(directory: &Path) -> Self {
-        let [kafka, controller, etcd, peer] = free_ports();
+        let [etcd] = free_ports();
+        Self::with_etcd_at(directory, etcd)
+    }
+
+    /// Where commands that somebody wrote down look for etcd.
+    pub(crate) fn with_etcd_at(directory: &Path, etcd: u16) -> Self {
+        let [kafka, controller, peer] = free_ports();
         let mut outside =
             Self { directory: directory.to_owned(), kafka, etcd, etcdctl: PathBuf::from("etcdctl") };
         let program = text(outside.script("etcd", &["path"])).trim().to_owned();
@@ -56,10 +62,14 @@ impl Outside {
 
     /// etcd's own client, as an operator types it.
     pub(crate) fn etcdctl(&self, arguments: &[&str]) -> String {
-        let endpoint = format!("--endpoints=127.0.0.1:{}", self.etcd);
+        text(succeeded(&mut self.etcdctl_command(arguments)))
+    }
+
+    pub(crate) fn etcdctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.etcdctl);
-        command.env("ETCDCTL_API", "3").arg(endpoint).args(arguments);
-        text(succeeded(&mut command))
+        command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", format!("127.0.0.1:{}", self.etcd));
+        command.args(arguments);
+        command
     }
 
     /// Forgets every older revision, so that whoever was away cannot go on where it was.
@@ -98,13 +108,13 @@ impl Drop for Outside {
     }
 }
 
-fn succeeded(command: &mut Command) -> Output {
+pub(crate) fn succeeded(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {output:?}");
     output
 }
 
-fn text(output: Output) -> String {
+pub(crate) fn text(output: Output) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
