@@ -43,6 +43,8 @@ pub(super) struct Place<'a> {
 pub(super) struct Central {
     pub(super) ops: Ops,
     id: String,
+    /// Where an analysis of this process keeps its archive.
+    archive: PathBuf,
     insecure: bool,
     directory: DataDirectory,
     store: Store,
@@ -83,6 +85,7 @@ impl Central {
         Ok(Self {
             ops,
             id: id.to_owned(),
+            archive: data.of("analysis", id).join("archive"),
             insecure,
             directory,
             store,
@@ -120,7 +123,8 @@ impl Central {
 
     /// History, and the HTTP API over it in place of health and metrics alone.
     pub(super) fn add_analysis(&mut self) -> Result<(), Failure> {
-        let settings = ::analysis::Settings::default();
+        let directory = Some(self.archive.clone());
+        let settings = ::analysis::Settings { directory, ..::analysis::Settings::default() };
         let analysis =
             Analysis::new(settings, self.store.backends(), self.ops.clone()).map_err(unavailable)?;
         self.analysis = Some(analysis);
