@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -187,9 +187,11 @@ impl Process {
         self.lines.try_iter().collect()
     }
 
-    /// What it has told in its log and nobody has read.
+    /// What it has told in its log and nobody has read; last, how it ended, if it has.
     pub(crate) fn told(&self) -> Vec<String> {
-        self.errors.try_iter().collect()
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let ended = waitid(WaitId::Pid(Pid::from_child(&self.child)), options).ok().flatten();
+        self.errors.try_iter().chain(ended.map(|status| format!("{status:?}"))).collect()
     }
 
     pub(crate) fn wait_for_error(&self, words: &str) -> String {
