@@ -132,7 +132,7 @@ proptest! {
                         prop_assert!(received <= stored + 1, "{} after {}", received, stored);
                         stored = stored.max(received);
                     }
-                    if let Some(end) = flow_now.acknowledged(server.last_batch).unwrap() { buffer.release(end) }
+                    if let Some(end) = flow_now.acknowledged(server.last_batch).unwrap() { buffer.release(end); }
                 }
                 Step::Reconnect => {
                     server = Server::default();

@@ -8,6 +8,7 @@
 
 mod fleet;
 mod ledger;
+mod linked;
 mod outside;
 #[path = "../acceptance/sandbox.rs"]
 #[allow(dead_code, reason = "the acceptance tests use all of it")]
