@@ -1,26 +1,23 @@
 //! `/commands`: give an order, see what became of it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use backends::bus::NewRecord;
 use futures_util::stream;
 use model::id::{AgentId, CommandId};
 use model::limit;
-use model::presence::Presence;
 use model::selector::Selector;
-use proto::api::{Command, CommandAccepted, CommandRequest, CommandTarget, Problem};
+use proto::api::{Command, CommandAccepted, CommandRequest, Problem};
 use proto::key::Client;
-use proto::record::{self, CommandRecord, ResponseRecord};
+use proto::record::ResponseRecord;
 use runtime::clock;
 use serde_json::json;
-use ulid::Ulid;
 
 use crate::ask::{Body, Params, asker};
+use crate::order::{Order, OrderError, Target, check_params};
 use crate::problem::Refusal;
 use crate::{Desk, agents, metrics};
 
@@ -96,9 +93,9 @@ pub(crate) async fn order(
     Body(request): Body<CommandRequest>,
 ) -> Result<(StatusCode, Json<CommandAccepted>), Refusal> {
     Params::of(&uri, &[])?;
-    let order = Order::read(request)?;
+    let order = Checked::read(request)?;
     let accepted = match order.command_id.clone() {
-        None => publish(&desk, &order, fresh_id()?).await?,
+        None => publish(&desk, &order, Order::fresh_id()).await?,
         Some(id) => {
             let _turn = desk.orders.lock().await;
             match desk.commands.get(&id) {
@@ -112,38 +109,17 @@ pub(crate) async fn order(
 
 /// A request that passed every check but whom it is for.
 #[derive(Debug)]
-struct Order {
+struct Checked {
     request: CommandRequest,
     target: Target,
     timeout: Duration,
     command_id: Option<CommandId>,
 }
 
-#[derive(Debug)]
-enum Target {
-    Agents(BTreeSet<AgentId>),
-    Selector(Selector),
-    All,
-}
-
-impl Order {
+impl Checked {
     fn read(mut request: CommandRequest) -> Result<Self, Refusal> {
-        let target = match &request.target {
-            CommandTarget::Agents(agents) if agents.is_empty() => {
-                return Err(Refusal::invalid("target.agents is empty: name at least one agent"));
-            }
-            CommandTarget::Agents(agents) => Target::Agents(agents.iter().cloned().collect()),
-            CommandTarget::Selector(text) => {
-                let refuse = |error| Refusal::invalid(format!("target.selector: {error}"));
-                Target::Selector(text.parse().map_err(refuse)?)
-            }
-            CommandTarget::All => Target::All,
-        };
-        let params = serde_json::to_vec(&request.params).map_or(usize::MAX, |json| json.len());
-        if params > limit::COMMAND_JSON_BYTES_MAX {
-            let max = limit::COMMAND_JSON_BYTES_MAX;
-            return Err(Refusal::too_large(format!("params has {params} bytes: at most {max} are allowed")));
-        }
+        let target = Target::read(&request.target)?;
+        check_params(&request.params)?;
         let timeout = timeout(request.timeout_seconds)?;
         request.issued_by = asker(request.issued_by)?;
         let command_id = request.command_id.clone();
@@ -155,38 +131,17 @@ impl Order {
         if !desk.fleet.is_complete() {
             return Err(agents::not_read());
         }
-        let inventory = |selector: &Selector, keep: fn(Presence) -> bool| {
-            // Nobody can carry a command to an agent of another program.
-            let entries =
-                desk.fleet.agents(selector).into_iter().filter(|entry| entry.client != Client::Foreign);
-            entries.filter(|entry| keep(entry.status)).map(|entry| entry.agent_id).collect::<Vec<_>>()
-        };
-        let (agents, nobody) = match &self.target {
-            Target::Agents(agents) => {
-                for id in agents {
-                    let Some(entry) = desk.fleet.agent(id) else { return Err(agents::unknown(desk, id)) };
-                    if entry.client == Client::Foreign {
-                        return Err(Refusal::invalid(format!(
-                            "{id} is an agent of another program, known by its heartbeat key only: it takes no commands"
-                        )));
-                    }
+        if let Target::Agents(agents) = &self.target {
+            for id in agents {
+                let Some(entry) = desk.fleet.agent(id) else { return Err(agents::unknown(desk, id)) };
+                if entry.client == Client::Foreign {
+                    return Err(Refusal::invalid(format!(
+                        "{id} is an agent of another program, known by its heartbeat key only: it takes no commands"
+                    )));
                 }
-                return Ok(agents.iter().cloned().collect());
             }
-            Target::Selector(selector) => {
-                let seen = |status| status != Presence::NeverSeen;
-                (inventory(selector, seen), format!("no agent has the labels {selector}"))
-            }
-            Target::All => {
-                let there = |status| !matches!(status, Presence::NeverSeen | Presence::Shutdown);
-                let nobody = "no agent is in the inventory that is not shut down".to_owned();
-                (inventory(&Selector::default(), there), nobody)
-            }
-        };
-        if agents.is_empty() {
-            return Err(Refusal::invalid(format!("{nobody}: GET /api/v1/agents lists them")));
         }
-        Ok(agents)
+        Ok(self.target.resolve(desk.fleet.agents(&Selector::default()))?)
     }
 
     /// The answer to an order that was given before under the same id, if it was the same.
@@ -212,45 +167,40 @@ impl Order {
 }
 
 /// Puts one record per agent on the bus.
-async fn publish(desk: &Desk, order: &Order, command_id: CommandId) -> Result<CommandAccepted, Refusal> {
-    let agents = order.resolve(desk)?;
+async fn publish(desk: &Desk, checked: &Checked, command_id: CommandId) -> Result<CommandAccepted, Refusal> {
+    let agents = checked.resolve(desk)?;
     let now = clock::wall();
-    let expires_at = now.plus(order.timeout);
-    let command = |agent: &AgentId| CommandRecord {
-        command_id: Some(command_id.clone()),
-        agent_id: agent.clone(),
-        kind: order.request.kind,
-        params: order.request.params.clone(),
-        timestamp: Some(now),
-        expires_at: Some(expires_at),
-        issued_by: order.request.issued_by.clone(),
+    let order = Order {
+        command_id: command_id.clone(),
+        kind: checked.request.kind,
+        params: checked.request.params.clone(),
+        issued_at: now,
+        expires_at: now.plus(checked.timeout),
+        issued_by: checked.request.issued_by.clone(),
     };
-    for part in agents.chunks(limit::COMMANDS_PER_PUBLISH_MAX) {
-        let records: Vec<NewRecord> =
-            part.iter().map(|agent| new_record(&command(agent))).collect::<Result<_, _>>()?;
-        if let Err(error) = desk.backends.bus.publish(record::COMMANDS, records).await {
-            let message = format!(
-                "the command may not have reached all: {error}; repeat it with command_id {command_id}"
-            );
-            tracing::warn!(%command_id, %error, "a command could not be published");
-            return Err(if error.is_transient() {
-                Refusal::unavailable(message)
-            } else {
-                Refusal::from(error)
-            });
-        }
+    if let Err(error) = order.publish(&*desk.backends.bus, &agents).await {
+        let message =
+            format!("the command may not have reached all: {error}; repeat it with command_id {command_id}");
+        tracing::warn!(%command_id, %error, "a command could not be published");
+        return Err(if error.is_transient() { Refusal::unavailable(message) } else { Refusal::from(error) });
     }
     // So that whoever got the answer finds the command, before it has come back from the bus.
     for agent in &agents {
-        desk.commands.issued(&command_id, &command(agent), now);
+        desk.commands.issued(&command_id, &order.command(agent), now);
     }
-    Ok(CommandAccepted { command_id, agents, expires_at })
+    Ok(CommandAccepted { command_id, agents, expires_at: order.expires_at })
 }
 
-fn new_record(command: &CommandRecord) -> Result<NewRecord, Refusal> {
-    let value = serde_json::to_vec(command).map_err(|error| Refusal::internal(error.to_string()))?;
-    let headers = BTreeMap::from([(record::CONTENT_TYPE.to_owned(), record::JSON.to_owned())]);
-    Ok(NewRecord { key: command.agent_id.to_string(), value: value.into(), headers })
+impl From<OrderError> for Refusal {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::ParamsTooLarge { .. } => Self::too_large(error.to_string()),
+            OrderError::NobodyNamed | OrderError::Selector(_) => Self::invalid(error.to_string()),
+            OrderError::NobodySelected(_) | OrderError::NobodyThere => {
+                Self::invalid(format!("{error}: GET /api/v1/agents lists them"))
+            }
+        }
+    }
 }
 
 fn timeout(seconds: Option<f64>) -> Result<Duration, Refusal> {
@@ -267,10 +217,6 @@ fn timeout(seconds: Option<f64>) -> Result<Duration, Refusal> {
 
 fn command_id(text: String) -> Result<CommandId, Refusal> {
     CommandId::new(text).map_err(|error| Refusal::malformed(error.to_string()))
-}
-
-fn fresh_id() -> Result<CommandId, Refusal> {
-    CommandId::new(Ulid::generate().to_string()).map_err(|error| Refusal::internal(error.to_string()))
 }
 
 fn unknown(id: &CommandId) -> Refusal {

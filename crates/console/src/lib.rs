@@ -10,6 +10,7 @@ mod config;
 mod document;
 mod guard;
 mod metrics;
+pub mod order;
 mod problem;
 
 use std::sync::Arc;
