@@ -172,6 +172,8 @@ pub const ARCHIVE_BLOCK_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Records in one answer when the question names no limit, and the most it may name.
 pub const ANSWER_RECORDS_DEFAULT: usize = 10_000;
 pub const ANSWER_RECORDS_MAX: usize = 100_000;
+/// Values that the command line keeps of what it reads from Kafka for one answer; the oldest go first, counted.
+pub const KAFKA_ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Agents never tick faster than [`INTERVAL_MIN`], so a shorter step would only repeat records.
 pub const STEP_MIN: Duration = INTERVAL_MIN;
 /// Commands are remembered for as long as one may last.

@@ -4,7 +4,7 @@
 
 mod events;
 
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::time::Duration;
 
 use model::id::{AgentId, CommandId, Revision};
@@ -64,6 +64,22 @@ impl ApiError {
             Self::Unreachable { .. } | Self::Lost { .. } => true,
             Self::Refused { status, .. } => *status == 503,
             Self::Stranger { .. } | Self::Unexpected { .. } => false,
+        }
+    }
+
+    /// Whether nothing of the request can have arrived: there was no connection.
+    pub(crate) fn is_never_sent(&self) -> bool {
+        let Self::Unreachable { cause, .. } = self else { return false };
+        match &**cause {
+            ureq::Error::ConnectionFailed | ureq::Error::HostNotFound => true,
+            ureq::Error::Timeout(during) => {
+                matches!(during, ureq::Timeout::Resolve | ureq::Timeout::Connect)
+            }
+            ureq::Error::Io(error) => matches!(
+                error.kind(),
+                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+            ),
+            _ => false,
         }
     }
 

@@ -10,6 +10,7 @@ mod config;
 mod documents;
 mod get_metrics;
 mod health;
+mod kafka;
 #[cfg(test)]
 mod manifests;
 mod output;
@@ -25,15 +26,19 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use runtime::telemetry;
 use url::Url;
 
-use crate::api::{Api, ApiError};
+use crate::api::Api;
 use crate::environment::Environment;
-use crate::exit::{self, Exit, Failure, Outcome};
+use crate::exit::{self, Exit, Outcome};
 use crate::roles::Role;
 
 /// Set apart, so that a command's own options stand together.
 const COMMON: &str = "Options of every command";
+
+/// What operators' commands have to say they print; what their libraries do shows only when WATCHFLOOR_LOG asks for it.
+const SILENT: &str = "off";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -96,25 +101,24 @@ fn help_end() -> String {
 }
 
 impl Cli {
-    pub(crate) fn run(&self, environment: &Environment) -> Outcome {
-        let outcome = self.dispatch(environment);
-        let unreachable = |error: &ApiError| matches!(error, ApiError::Unreachable { .. });
-        let failed_to_ask = outcome.as_ref().err().and_then(Failure::cause).is_some_and(unreachable);
-        if failed_to_ask && environment.kafka.is_some() {
-            anstream::eprintln!(
-                "KAFKA_BOOTSTRAP_SERVERS is set, but this build cannot ask Kafka (docs/known-gaps.md)"
-            );
-        }
-        outcome
+    /// The command line of this process; a wrong one, and `--help`, ends it.
+    pub(crate) fn read() -> Self {
+        Self::parse_from(kafka::joined(std::env::args_os()))
     }
 
-    fn dispatch(&self, environment: &Environment) -> Outcome {
+    pub(crate) fn run(&self, environment: &Environment) -> Outcome {
         let mut out = anstream::stdout();
         let api = Api::new(&self.api);
         match &self.verb {
             Verb::Role(role) => role.run(self.log_format, environment),
-            Verb::GetMetrics(args) => args.run(&api, &mut out),
-            Verb::SendCommand(args) => args.run(&api, &mut out),
+            Verb::GetMetrics(args) => {
+                telemetry::init(self.log_format.into(), SILENT);
+                args.run(&api, environment, &mut out)
+            }
+            Verb::SendCommand(args) => {
+                telemetry::init(self.log_format.into(), SILENT);
+                args.run(&api, environment, &mut out)
+            }
             Verb::Agents(args) => args.run(&api, &mut out),
             Verb::Status(args) => args.run(&api, &mut out),
             Verb::Health(args) => args.run(&api, &mut out),
@@ -199,7 +203,7 @@ mod tests {
 
         Exit codes:
           0  everything asked for succeeded
-          1  an agent did not succeed, or the API refused or was not reachable
+          1  an agent did not succeed, or the API or Kafka refused or was not reachable
           2  wrong usage
           3  flags or environment that cannot be
           4  a port, data directory or store could not be had
@@ -208,7 +212,8 @@ mod tests {
     }
 
     fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from([&["watchfloor"], words].concat())
+        let words = [&["watchfloor"], words].concat();
+        Cli::try_parse_from(kafka::joined(words.into_iter().map(Into::into)))
     }
 
     #[test]
@@ -225,6 +230,10 @@ mod tests {
             &["send-command", "agent-001", "STATUS"],
             &["send-command", "-l", "role=db,zone in (a,b)", "update-config", "--timeout", "5s"],
             &["send-command", "--all", "STOP", "--param", "a=1", "--no-wait", "--command-id", "c-1"],
+            &["get-metrics", "--kafka", "localhost:9092", "agent-001"],
+            &["get-metrics", "--follow", "--kafka"],
+            &["send-command", "--kafka", "agent-001", "STATUS"],
+            &["send-command", "--kafka=a:1,b:1", "--topic", "commands=prod.commands", "--all", "STOP"],
             &["agents", "-o", "json"],
             &["status", "agent-001"],
             &["config", "set", "agent-001", r#"{"interval": 0.5}"#],
@@ -249,6 +258,7 @@ mod tests {
             &["get-metrics", "-l", "role"],
             &["get-metrics", "--step", "10s"],
             &["send-command", "-l", "a=b", "--all", "STOP"],
+            &["get-metrics", "--kafka=http://h:1"],
             &["config", "get"],
             &["config", "get", "a", "--group", "b"],
             &["--api", "ftp://x", "agents"],

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Ok = 0,
-    /// Some agent did not succeed, or the API refused or was not there.
+    /// Some agent did not succeed, or the API or Kafka refused or was not there.
     Failed = 1,
     /// The command line was wrong; clap uses the same number.
     Usage = 2,
@@ -24,7 +24,7 @@ pub(crate) enum Exit {
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  everything asked for succeeded
-  1  an agent did not succeed, or the API refused or was not reachable
+  1  an agent did not succeed, or the API or Kafka refused or was not reachable
   2  wrong usage
   3  flags or environment that cannot be
   4  a port, data directory or store could not be had

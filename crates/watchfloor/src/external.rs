@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 pub(crate) use etcd::EtcdFlags;
 pub(crate) use kafka::KafkaFlags;
-pub(crate) use topics::TopicFlags;
+pub(crate) use topics::{TopicFlags, TopicNames};
 
 /// Plain text beyond loopback: to backends, and on our own listeners.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]

@@ -9,14 +9,12 @@ mod roles;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::cli::Cli;
 use crate::environment::Environment;
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
-    match Cli::parse().run(&Environment::read()) {
+    match Cli::read().run(&Environment::read()) {
         Ok(exit) => exit.into(),
         Err(failure) if failure.is_closed_output() => Exit::Ok.into(),
         Err(failure) => {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 
-use super::Cli;
+use super::{Cli, kafka};
 
 /// Words that end one command of a shell line.
 const ENDS: [&str; 5] = ["&&", "|", ">", "&", ";"];
@@ -35,7 +35,7 @@ fn words(command: &str) -> Vec<String> {
 fn check(place: &str, text: &str) -> usize {
     let mut count = 0;
     for command in commands(text) {
-        let parsed = Cli::try_parse_from(words(&command));
+        let parsed = Cli::try_parse_from(kafka::joined(words(&command).into_iter().map(Into::into)));
         let fault = parsed.err().filter(clap::Error::use_stderr);
         assert!(fault.is_none(), "{place}: {command}\n{}", fault.unwrap());
         count += 1;

@@ -1,6 +1,8 @@
 //! `watchfloor get-metrics`: the newest values, the past, or the live tail.
 
 mod follow;
+mod kafka;
+mod kept;
 mod show;
 
 use std::io::Write;
@@ -14,9 +16,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use self::show::Show;
+use super::kafka::{KafkaArgs, Way};
 use super::output::{self, RecordOutput};
 use super::parse;
 use crate::api::{Api, ApiError, Chosen, Window};
+use crate::environment::Environment;
 use crate::exit::{Exit, Failure, Outcome};
 
 /// Show metrics: the newest of each agent, --since a moment, or as they come with --follow.
@@ -28,6 +32,11 @@ Examples:
   watchfloor get-metrics agent-001 --since 1h --step 1m
   watchfloor get-metrics -l role=db --follow -o jsonl | jq .metrics.cpu_percent
   watchfloor get-metrics --since 24h --step 5m -o csv > day.csv
+  watchfloor get-metrics --follow --kafka                      no API: KAFKA_BOOTSTRAP_SERVERS, or localhost:9092
+  watchfloor get-metrics --since 10m --kafka kafka-1:9092 --insecure
+
+Straight against Kafka the newest of each agent is looked for in the last ten minutes, --step cannot be had, and -l
+reads the labels in etcd once, at the start.
 
 Disk and network are MB per second, MB = 1 048 576 bytes. A dash is what was not measured; it is not 0.")]
 pub(crate) struct Args {
@@ -48,6 +57,8 @@ pub(crate) struct Args {
     step: Option<Duration>,
     #[arg(short, long, value_enum, default_value_t)]
     output: RecordOutput,
+    #[command(flatten)]
+    kafka: KafkaArgs,
 }
 
 /// A record as it came and as we understand it: JSON for scripts shows what we do not know, too.
@@ -64,12 +75,22 @@ impl Received {
 }
 
 impl Args {
-    pub(crate) fn run(&self, api: &Api, out: &mut dyn Write) -> Outcome {
-        if self.follow {
-            if self.output == RecordOutput::Json {
-                let message = "-o json is one array, which never ends with --follow: use -o jsonl";
-                return Err(Failure::message(Exit::Usage, message));
+    pub(crate) fn run(&self, api: &Api, environment: &Environment, out: &mut dyn Write) -> Outcome {
+        if self.follow && self.output == RecordOutput::Json {
+            let message = "-o json is one array, which never ends with --follow: use -o jsonl";
+            return Err(Failure::message(Exit::Usage, message));
+        }
+        match self.kafka.way(environment, || self.by_api(api, out))? {
+            Way::Answered(exit) => Ok(exit),
+            Way::Kafka(brokers) => {
+                self.check_without_api()?;
+                self.kafka.connected(&brokers, async |link| kafka::run(self, link, environment, out).await)
             }
+        }
+    }
+
+    fn by_api(&self, api: &Api, out: &mut dyn Write) -> Outcome {
+        if self.follow {
             return follow::run(self, api, out);
         }
         let records = match self.since {
@@ -80,23 +101,41 @@ impl Args {
             None => received(api.latest(self.chosen())?),
         };
         self.check_named(api, &records)?;
-        if self.output == RecordOutput::Json {
-            let values: Vec<&Value> = records.iter().map(|received| &received.value).collect();
-            output::json(out, &values)?;
-            return Ok(Exit::Ok);
-        }
-        if records.is_empty() && self.output == RecordOutput::Table {
-            writeln!(out, "no metrics{}", if self.since.is_some() { " in this time" } else { " yet" })?;
-        } else if self.since.is_none() && self.output == RecordOutput::Table {
-            show::table(&records).print(out)?;
-        } else {
-            let width = show::width(&records);
-            let mut show = Show::new(self.output, width);
-            for received in &records {
-                show.record(received, out)?;
-            }
-        }
+        let width = records.iter().map(|received| received.record.agent_id.as_str().len()).max();
+        let none = if self.since.is_some() { "no metrics in this time" } else { "no metrics yet" };
+        self.print(width.unwrap_or(0), none, records.into_iter(), out)?;
         Ok(Exit::Ok)
+    }
+
+    /// Records of the past, one at a time. `width` is that of the longest agent id; `none` is said when there are none.
+    fn print(
+        &self,
+        width: usize,
+        none: &str,
+        records: impl Iterator<Item = Received>,
+        out: &mut dyn Write,
+    ) -> std::io::Result<()> {
+        let mut records = records.peekable();
+        if self.output == RecordOutput::Json {
+            return output::json_array(out, records.map(|received| received.value));
+        }
+        if self.output == RecordOutput::Table && records.peek().is_none() {
+            return writeln!(out, "{none}");
+        }
+        if self.output == RecordOutput::Table && self.since.is_none() {
+            return show::table(records.map(|received| received.record)).print(out);
+        }
+        let mut show = Show::new(self.output, width);
+        records.try_for_each(|received| show.record(&received, out))
+    }
+
+    /// Means over steps are what analysis makes.
+    fn check_without_api(&self) -> Result<(), Failure> {
+        if self.step.is_none() {
+            return Ok(());
+        }
+        let message = "--step needs the API, whose analysis makes the means: leave it out, or run `watchfloor analysis`";
+        Err(Failure::message(Exit::Usage, message))
     }
 
     fn chosen(&self) -> Chosen<'_> {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -29,5 +29,14 @@ pub(crate) enum RecordOutput {
 /// Indented JSON and a line feed.
 pub(crate) fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
+
+/// The same for an array that is never whole in memory.
+pub(crate) fn json_array(
+    out: &mut dyn Write,
+    values: impl Iterator<Item = impl Serialize>,
+) -> io::Result<()> {
+    serde_json::Serializer::pretty(&mut *out).collect_seq(values)?;
     writeln!(out)
 }

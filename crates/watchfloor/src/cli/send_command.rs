@@ -1,21 +1,24 @@
 //! `watchfloor send-command`: one order, one line per agent as outcomes arrive, one sum.
 
-use std::collections::BTreeMap;
+mod kafka;
+mod outcomes;
+
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use model::command::{CommandState, CommandType};
-use model::id::{AgentId, CommandId};
+use model::id::CommandId;
 use model::limit;
 use model::selector::Selector;
 use proto::api::{CommandAccepted, CommandRequest, CommandTarget};
 use proto::record::ResponseRecord;
 use serde_json::Value;
 
+use self::outcomes::{Outcomes, Report};
+use super::kafka::{KafkaArgs, Way};
 use super::output::{self, Output};
-use super::render::{self, Cell};
 use super::{operator, parse, pause};
 use crate::api::{Api, ApiError};
+use crate::environment::Environment;
 use crate::exit::{Exit, Failure, Outcome};
 
 /// Order agents: STATUS, STOP, START, UPDATE_CONFIG or RESTART.
@@ -35,6 +38,8 @@ Examples:
   watchfloor send-command agent-001 agent-002 STOP
   watchfloor send-command -l role=db UPDATE_CONFIG --timeout 10s
   watchfloor send-command --all RESTART -o json
+  watchfloor send-command --kafka agent-001 STATUS             no API: KAFKA_BOOTSTRAP_SERVERS, or localhost:9092
+  watchfloor send-command --kafka localhost:9092 --registry etcd://localhost:2379 --all STATUS
 
 Exit code 0 only if every agent succeeded."
 )]
@@ -65,13 +70,23 @@ pub(crate) struct Args {
     no_wait: bool,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    kafka: KafkaArgs,
 }
 
 impl Args {
-    pub(crate) fn run(&self, api: &Api, out: &mut dyn Write) -> Outcome {
+    pub(crate) fn run(&self, api: &Api, environment: &Environment, out: &mut dyn Write) -> Outcome {
         let request = self.request()?;
-        let single = matches!(&request.target, CommandTarget::Agents(agents) if agents.len() == 1);
-        let accepted = api.order(&request)?;
+        match self.kafka.way(environment, || self.by_api(api, &request, out))? {
+            Way::Answered(exit) => Ok(exit),
+            Way::Kafka(brokers) => self
+                .kafka
+                .connected(&brokers, async |link| kafka::run(self, &request, link, environment, out).await),
+        }
+    }
+
+    fn by_api(&self, api: &Api, request: &CommandRequest, out: &mut dyn Write) -> Outcome {
+        let accepted = api.order(request)?;
         if accepted.agents.is_empty() {
             return Err(Failure::message(Exit::Failed, "no agent is meant: see `watchfloor agents`"));
         }
@@ -81,22 +96,11 @@ impl Args {
         }
         let patience = self.timeout + limit::COMMAND_GRACE + ANSWER_WITHIN;
         let mut wait = Wait::new(api, &accepted, patience);
-        let started = Instant::now();
-        let width = accepted.agents.iter().map(|id| id.as_str().len()).max().unwrap_or(0);
+        let report = Report::new(self.output, request, &accepted.agents);
         while let Some(response) = wait.next_final()? {
-            if self.output == Output::Table {
-                line(&response, width, started.elapsed(), out)?;
-                if single && !response.result.is_empty() {
-                    render::facts(&response.result, 2, out)?;
-                }
-                out.flush()?;
-            }
+            report.outcome(&response, out)?;
         }
-        match self.output {
-            Output::Json => output::json(out, &wait.values())?,
-            Output::Table => wait.sum(request.kind, out)?,
-        }
-        Ok(if wait.all_succeeded() { Exit::Ok } else { Exit::Failed })
+        report.end(&wait.outcomes, out)
     }
 
     fn request(&self) -> Result<CommandRequest, Failure> {
@@ -140,8 +144,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Wait<'a> {
     api: &'a Api,
     command_id: &'a CommandId,
-    open: Vec<AgentId>,
-    newest: BTreeMap<AgentId, (ResponseRecord, Value)>,
+    outcomes: Outcomes,
     events: Option<crate::api::Events>,
     deadline: Instant,
 }
@@ -151,8 +154,7 @@ impl<'a> Wait<'a> {
         Self {
             api,
             command_id: &accepted.command_id,
-            open: accepted.agents.clone(),
-            newest: BTreeMap::new(),
+            outcomes: Outcomes::new(accepted.agents.clone()),
             events: None,
             deadline: Instant::now() + patience,
         }
@@ -160,14 +162,16 @@ impl<'a> Wait<'a> {
 
     /// The next final response; `None` when each agent has its own, or patience ended.
     pub(crate) fn next_final(&mut self) -> Result<Option<ResponseRecord>, ApiError> {
-        while !self.open.is_empty() && Instant::now() < self.deadline {
+        while !self.outcomes.open().is_empty() && Instant::now() < self.deadline {
             let Some(events) = &mut self.events else {
                 self.connect()?;
                 continue;
             };
             match events.next() {
                 Some(Ok(event)) if event.name == "response" => {
-                    if let Some(response) = self.take(&event.data) {
+                    let response = serde_json::from_str(&event.data).ok();
+                    let response = response.and_then(|value| self.outcomes.take(value));
+                    if let Some(response) = response.filter(|response| response.is_final) {
                         return Ok(Some(response));
                     }
                 }
@@ -191,59 +195,6 @@ impl<'a> Wait<'a> {
         }
         Ok(())
     }
-
-    /// Notes a response; gives it back when it is the final one of an agent that still had none.
-    fn take(&mut self, data: &str) -> Option<ResponseRecord> {
-        let value: Value = serde_json::from_str(data).ok()?;
-        let response: ResponseRecord = serde_json::from_value(value.clone()).ok()?;
-        let at = self.open.iter().position(|agent| *agent == response.agent_id)?;
-        self.newest.insert(response.agent_id.clone(), (response.clone(), value));
-        response.is_final.then(|| {
-            self.open.remove(at);
-            response
-        })
-    }
-
-    /// The newest response of each agent, as it was published.
-    fn values(&self) -> Vec<&Value> {
-        self.newest.values().map(|(_, value)| value).collect()
-    }
-
-    fn all_succeeded(&self) -> bool {
-        self.open.is_empty() && self.newest.values().all(|(response, _)| response.success)
-    }
-
-    /// `STOP: 2 of 3 succeeded, 1 EXPIRED`.
-    fn sum(&self, kind: CommandType, out: &mut dyn Write) -> std::io::Result<()> {
-        for agent in &self.open {
-            let state = self.newest.get(agent).map_or(CommandState::Pending, |(response, _)| response.state);
-            writeln!(out, "{agent}  {state}  no outcome yet; see `watchfloor status {agent}`")?;
-        }
-        let mut others: BTreeMap<CommandState, usize> = BTreeMap::new();
-        for (response, _) in self.newest.values().filter(|(response, _)| !response.success) {
-            *others.entry(response.state).or_default() += 1;
-        }
-        let succeeded = self.newest.values().filter(|(response, _)| response.success).count();
-        let all = self.newest.len() + self.open.iter().filter(|id| !self.newest.contains_key(*id)).count();
-        if all == 1 {
-            return Ok(());
-        }
-        write!(out, "{kind}: {succeeded} of {all} succeeded")?;
-        for (state, count) in others {
-            write!(out, ", {count} {}", Cell::styled(state.label(), render::state_style(state)))?;
-        }
-        writeln!(out)
-    }
 }
 
 const RETRY_AFTER: Duration = Duration::from_millis(300);
-
-fn line(response: &ResponseRecord, width: usize, took: Duration, out: &mut dyn Write) -> std::io::Result<()> {
-    let ResponseRecord { agent_id, state, message, .. } = response;
-    let style = render::state_style(*state);
-    let (on, off) = (style.render(), style.render_reset());
-    let message = render::harmless(message);
-    let took = took.as_secs_f64();
-    let line = format!("{:width$}  {on}{state:<11}{off}  {took:>6.2}s  {message}", agent_id.as_str());
-    writeln!(out, "{}", line.trim_end())
-}

@@ -16,13 +16,20 @@ const KINDS: [&str; 4] = [MONITORING_DATA, COMMANDS, COMMAND_RESPONSES, AGENT_ST
 /// Kafka's own limit (`Topic.java`).
 const NAME_CHARS_MAX: usize = 249;
 
-/// Names, widths and retention. Every process of a fleet is given the same.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct TopicFlags {
+/// What the topics are called. Whoever reads or writes them is given the same.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct TopicNames {
     /// Call a topic otherwise, such as commands=prod.commands. Repeatable, or joined by commas.
     #[arg(long = "topic", value_name = "TOPIC=NAME", env = "WATCHFLOOR_TOPICS", value_delimiter = ',',
           value_parser = parse::pair, help_heading = TOPICS)]
-    names: Vec<(String, String)>,
+    given: Vec<(String, String)>,
+}
+
+/// Names, widths and retention. Every process of a fleet is given the same.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TopicFlags {
+    #[command(flatten)]
+    pub(crate) names: TopicNames,
     /// Partitions of each topic. Order is kept per agent; more let more readers of a group share the work.
     #[arg(long, value_name = "N", env = "WATCHFLOOR_PARTITIONS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=256), help_heading = TOPICS)]
@@ -46,7 +53,8 @@ const TOPICS: &str = "Topics";
 impl Default for TopicFlags {
     /// As the flags' own defaults.
     fn default() -> Self {
-        Self { names: Vec::new(), partitions: 8, replication: None, retention: DAY * 7, retention_mib: 4096 }
+        let names = TopicNames::default();
+        Self { names, partitions: 8, replication: None, retention: DAY * 7, retention_mib: 4096 }
     }
 }
 
@@ -69,11 +77,13 @@ impl TopicFlags {
             spec(AGENT_STATUS, status),
         ]
     }
+}
 
+impl TopicNames {
     /// Our name of a topic, and what it is to be called. Those that keep their name are absent.
-    pub(crate) fn names(&self) -> Result<BTreeMap<&'static str, String>, ExternalError> {
+    pub(crate) fn real(&self) -> Result<BTreeMap<&'static str, String>, ExternalError> {
         let mut names = BTreeMap::new();
-        for (given, name) in &self.names {
+        for (given, name) in &self.given {
             let Some(kind) = KINDS.into_iter().find(|kind| kind == given) else {
                 return Err(ExternalError::Topic { given: given.clone(), known: KINDS.join(", ") });
             };
@@ -102,8 +112,8 @@ mod tests {
     use super::*;
 
     fn names(given: &[(&str, &str)]) -> Result<BTreeMap<&'static str, String>, ExternalError> {
-        let names = given.iter().map(|(kind, name)| ((*kind).to_owned(), (*name).to_owned())).collect();
-        TopicFlags { names, ..TopicFlags::default() }.names()
+        let given = given.iter().map(|(kind, name)| ((*kind).to_owned(), (*name).to_owned())).collect();
+        TopicNames { given }.real()
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Store {
             Choice::Embedded => open_embedded(data)?,
             Choice::External { brokers, etcd } => connect(brokers, etcd, flags, client, ops)?,
         };
-        let names = flags.topics.names().map_err(config)?;
+        let names = flags.topics.names.real().map_err(config)?;
         let bus = if names.is_empty() { real } else { Arc::new(Renamed::new(real, names)) };
         let topics_health = ops.health.component("topics");
         let mut store = Self { bus, held, topics: None, topics_health };

@@ -49,6 +49,11 @@ pub(crate) fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -
     {
         command.env_remove(name);
     }
+    for name in
+        ["WATCHFLOOR_TOPICS", "WATCHFLOOR_KAFKA_PROPERTIES", "WATCHFLOOR_ETCD_USER", "WATCHFLOOR_ETCD_CA"]
+    {
+        command.env_remove(name);
+    }
     for name in ["ETCD_PORT", "GRPC_SERVER_HOST", "GRPC_SERVER_PORT", "VISUAL", "EDITOR", "NO_COLOR"] {
         command.env_remove(name);
     }
@@ -141,7 +146,7 @@ impl Sandbox {
 }
 
 impl Run {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         let code = output.status.code().expect("a command is not ended by a signal");
         Self { code, out: text(output.stdout), err: text(output.stderr) }

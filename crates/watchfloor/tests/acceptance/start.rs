@@ -1,6 +1,7 @@
 //! What cannot start says why, in one line, with an exit code of its own, and harms nothing that runs.
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use crate::sandbox::{Run, Sandbox, command, run};
 
@@ -148,7 +149,23 @@ fn without_a_system_operators_learn_how_to_start_one() {
     let agents = run(["agents", "--api", "http://127.0.0.1:1"]);
     assert_eq!(agents.code, 1);
     assert!(agents.err.contains("http://127.0.0.1:1") && agents.err.contains("watchfloor up"), "{agents:?}");
-    let mut with_kafka = command(["get-metrics", "--api", "http://127.0.0.1:1"]);
-    let output = with_kafka.env("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092").output().unwrap();
-    assert!(String::from_utf8(output.stderr).unwrap().contains("cannot ask Kafka"));
+}
+
+#[test]
+fn a_kafka_that_is_away_is_named_soon_in_one_line() {
+    for arguments in [&["get-metrics"][..], &["get-metrics", "--follow"], &["send-command", "a", "STATUS"]] {
+        let asked = Instant::now();
+        let run = run([arguments, &["--kafka", "127.0.0.1:1"]].concat());
+        assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+        assert_eq!(run.code, 1, "{run:?}");
+        assert_eq!(run.err.lines().count(), 1, "{run:?}");
+        assert!(run.err.contains("127.0.0.1:1") && run.err.contains("KAFKA_BOOTSTRAP_SERVERS"), "{run:?}");
+    }
+    // In the place of an API that is not there, which is said first.
+    let mut instead = command(["get-metrics", "--api", "http://127.0.0.1:1"]);
+    let output = instead.env("KAFKA_BOOTSTRAP_SERVERS", "localhost:2").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!((lines.len(), output.status.code()), (2, Some(1)), "{said}");
+    assert!(lines[0].contains("http://127.0.0.1:1") && lines[1].contains("localhost:2"), "{said}");
 }

@@ -56,14 +56,14 @@ fn closed(api: &Api) -> String {
 }
 
 /// What was shown, so that nothing is shown twice.
-struct Tail {
+pub(super) struct Tail {
     show: Show,
     shown: BTreeMap<AgentId, (Incarnation, Sequence)>,
     newest: Option<Timestamp>,
 }
 
 impl Tail {
-    fn new(args: &Args) -> Self {
+    pub(super) fn new(args: &Args) -> Self {
         Self { show: Show::new(args.output, 0), shown: BTreeMap::new(), newest: None }
     }
 
@@ -104,7 +104,7 @@ impl Tail {
         Ok(None)
     }
 
-    fn show(&mut self, received: &Received, out: &mut dyn Write) -> std::io::Result<()> {
+    pub(super) fn show(&mut self, received: &Received, out: &mut dyn Write) -> std::io::Result<()> {
         let record = &received.record;
         let last = self.shown.get(&record.agent_id);
         if last.is_some_and(|(incarnation, sequence)| {

@@ -11,13 +11,13 @@ use crate::cli::output::RecordOutput;
 use crate::cli::render::{self, Cell, Table, number};
 
 /// The newest record of each agent.
-pub(super) fn table(records: &[Received]) -> Table {
+pub(super) fn table(records: impl Iterator<Item = DataRecord>) -> Table {
     let mut table = Table::new([
         "AGENT", "AGE", "CPU %", "MEM %", "USED MB", "TOTAL MB", "DISK R", "DISK W", "NET IN", "NET OUT",
         "ALERTS",
     ]);
     let now = clock::wall();
-    for Received { record, .. } in records {
+    for record in records {
         let [cpu, memory, used, total, read, write, net_in, net_out] = record.metrics.values();
         table.row([
             Cell::styled(record.agent_id.as_str(), render::BOLD),
@@ -30,15 +30,10 @@ pub(super) fn table(records: &[Received]) -> Table {
             Cell::right(number(write, 2)),
             Cell::right(number(net_in, 2)),
             Cell::right(number(net_out, 2)),
-            Cell::styled(alerts(record).unwrap_or_default(), render::RED),
+            Cell::styled(alerts(&record).unwrap_or_default(), render::RED),
         ]);
     }
     table
-}
-
-/// The longest agent id, so that lines align.
-pub(super) fn width(records: &[Received]) -> usize {
-    records.iter().map(|received| received.record.agent_id.as_str().len()).max().unwrap_or(0)
 }
 
 /// Prints record after record.
