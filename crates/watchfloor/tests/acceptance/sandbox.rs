@@ -44,17 +44,16 @@ fn program() -> PathBuf {
 pub(crate) fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).stdin(Stdio::null());
-    for name in
-        ["WATCHFLOOR_API", "WATCHFLOOR_DATA_DIR", "WATCHFLOOR_LOG", "KAFKA_BOOTSTRAP_SERVERS", "ETCD_HOST"]
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"WATCHFLOOR_") {
+            command.env_remove(name);
+        }
+    }
+    for name in ["KAFKA_BOOTSTRAP_SERVERS", "ETCD_HOST", "ETCD_PORT", "GRPC_SERVER_HOST", "GRPC_SERVER_PORT"]
     {
         command.env_remove(name);
     }
-    for name in
-        ["WATCHFLOOR_TOPICS", "WATCHFLOOR_KAFKA_PROPERTIES", "WATCHFLOOR_ETCD_USER", "WATCHFLOOR_ETCD_CA"]
-    {
-        command.env_remove(name);
-    }
-    for name in ["ETCD_PORT", "GRPC_SERVER_HOST", "GRPC_SERVER_PORT", "VISUAL", "EDITOR", "NO_COLOR"] {
+    for name in ["VISUAL", "EDITOR", "NO_COLOR"] {
         command.env_remove(name);
     }
     command

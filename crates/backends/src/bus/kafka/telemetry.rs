@@ -27,6 +27,8 @@ pub(super) struct Telemetry {
     away: AtomicBool,
     /// A broker has answered once.
     met: AtomicBool,
+    /// Why a connection failed last: that all are down says nothing of it.
+    cause: Mutex<String>,
     span_began: Mutex<Instant>,
     lines: AtomicU32,
     queue_messages: IntGauge,
@@ -46,6 +48,7 @@ impl Telemetry {
             health,
             away: AtomicBool::new(false),
             met: AtomicBool::new(false),
+            cause: Mutex::default(),
             span_began: Mutex::new(Instant::now()),
             lines: AtomicU32::new(0),
             queue_messages: IntGauge::new(
@@ -93,13 +96,20 @@ impl Telemetry {
         let label = code.map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
         self.errors.with_label_values(&[label.as_str()]).inc();
         if code == Some(RDKafkaErrorCode::AllBrokersDown) {
+            let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+            let reason = if cause.is_empty() { reason } else { cause.as_str() };
             if !self.away.swap(true, Ordering::Relaxed) {
                 tracing::warn!(reason, "no kafka broker can be reached");
             }
             if let Some(health) = &self.health {
                 health.degraded(format!("no Kafka broker can be reached: {reason}"));
             }
-        } else if !(self.is_away() && is_connection(code)) && self.may_speak() {
+            return;
+        }
+        if is_connection(code) {
+            reason.clone_into(&mut self.cause.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        if !(self.is_away() && is_connection(code)) && self.may_speak() {
             tracing::warn!(%error, reason, "kafka reports an error");
         }
     }
@@ -147,6 +157,8 @@ fn is_connection(code: Option<RDKafkaErrorCode>) -> bool {
             RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::Resolve
                 | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SSL
         )
     )
 }
