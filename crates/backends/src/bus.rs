@@ -116,10 +116,15 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     async fn extents(&self, topic: &str) -> Result<Vec<Extent>, BusError>;
 }
 
+/// Records that were there together, in order. Handed over one by one, reader and bus would wake each other for each.
+pub type Burst = Vec<Record>;
+
 /// A stream of records; dropping it ends the subscription (and leaves the group).
 #[derive(Debug)]
 pub struct Subscription {
-    records: mpsc::Receiver<Result<Record, BusError>>,
+    bursts: mpsc::Receiver<Result<Burst, BusError>>,
+    /// What is left of the last one.
+    here: std::vec::IntoIter<Record>,
     commits: Option<Arc<dyn Commit>>,
     begins: BTreeMap<u32, u64>,
 }
@@ -132,9 +137,9 @@ pub trait Commit: fmt::Debug + Send + Sync {
 }
 
 impl Subscription {
-    /// For implementations: a task of theirs fills `records` and ends when the receiver is gone.
-    pub fn new(records: mpsc::Receiver<Result<Record, BusError>>, commits: Option<Arc<dyn Commit>>) -> Self {
-        Self { records, commits, begins: BTreeMap::new() }
+    /// For implementations: a task of theirs fills `bursts` and ends when the receiver is gone.
+    pub fn new(bursts: mpsc::Receiver<Result<Burst, BusError>>, commits: Option<Arc<dyn Commit>>) -> Self {
+        Self { bursts, here: Vec::new().into_iter(), commits, begins: BTreeMap::new() }
     }
 
     /// For implementations: the first offset that each partition will deliver.
@@ -152,14 +157,30 @@ impl Subscription {
 
     /// The next record; `None` when the bus has closed. An error is passed on and reading goes on after it.
     ///
-    /// Cancel safe: yes, it only receives from a channel.
+    /// Cancel safe: yes, it only receives from a channel, and keeps what it received.
     pub async fn next(&mut self) -> Option<Result<Record, BusError>> {
-        self.records.recv().await
+        loop {
+            if let Some(record) = self.here.next() {
+                return Some(Ok(record));
+            }
+            match self.bursts.recv().await? {
+                Ok(burst) => self.here = burst.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 
     /// The next record if it is already here. Never waits.
     pub fn try_next(&mut self) -> Option<Result<Record, BusError>> {
-        self.records.try_recv().ok()
+        loop {
+            if let Some(record) = self.here.next() {
+                return Some(Ok(record));
+            }
+            match self.bursts.try_recv().ok()? {
+                Ok(burst) => self.here = burst.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 
     /// Says that everything up to and including `position` is done. Only for members of a group.
@@ -196,5 +217,39 @@ impl BusError {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn burst(offsets: std::ops::Range<u64>) -> Burst {
+        let record = |offset| Record {
+            position: Position { partition: 0, offset },
+            at: Timestamp::default(),
+            key: String::new(),
+            value: Bytes::new(),
+            headers: BTreeMap::new(),
+        };
+        offsets.map(record).collect()
+    }
+
+    #[tokio::test]
+    async fn what_came_together_is_given_one_by_one_and_an_error_between_takes_nothing_away() {
+        let (bursts, receiver) = mpsc::channel(4);
+        let mut subscription = Subscription::new(receiver, None);
+        assert!(subscription.try_next().is_none());
+        for given in [Ok(burst(0..2)), Err(BusError::Closed), Ok(Burst::new()), Ok(burst(2..4))] {
+            bursts.send(given).await.unwrap();
+        }
+        drop(bursts);
+        let mut seen = vec![subscription.next().await, subscription.try_next()];
+        while let Some(next) = subscription.next().await {
+            seen.push(Some(next));
+        }
+        let seen: Vec<_> =
+            seen.into_iter().flatten().map(|next| next.map(|record| record.position.offset).ok()).collect();
+        assert_eq!(seen, [Some(0), Some(1), None, Some(2), Some(3)]);
     }
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backends::bus::contract::Fixture;
 use backends::bus::embedded::{EmbeddedBus, Options};
-use backends::bus::{Bus, NewRecord, Position, Retention, TopicSpec};
+use backends::bus::kafka::KafkaBus;
+use backends::bus::{Bus, BusError, NewRecord, Position, Retention, TopicSpec};
 use kafka::{Apart, Open, fresh_prefix, options};
 
 struct Broker {
@@ -63,4 +64,24 @@ async fn a_key_lands_where_it_does_on_the_embedded_bus() {
         landed.push(positions.iter().map(|Position { partition, .. }| *partition).collect::<Vec<u32>>());
     }
     assert_eq!(landed[0], landed[1]);
+}
+
+#[tokio::test]
+async fn a_removed_topic_is_gone_and_can_be_made_anew() {
+    let retention = Retention { age: Duration::from_secs(86_400), bytes: u64::MAX, compacted: false };
+    let broker = Broker::new();
+    let topic = TopicSpec { name: format!("{}removed", broker.prefix), partitions: 2, retention };
+    let bus = KafkaBus::connect(options(&broker.address)).expect("the properties are valid");
+    for _ in 0..2 {
+        bus.ensure_topics(std::slice::from_ref(&topic)).await.expect("the topic can be created");
+        bus.publish(&topic.name, vec![NewRecord::default()]).await.expect("the record can be published");
+        let extents = bus.extents(&topic.name).await.expect("the topic is there");
+        assert_eq!(extents.iter().map(|extent| extent.high - extent.low).sum::<u64>(), 1);
+        bus.remove_topic(&topic.name).await.expect("the topic can be removed");
+        let error = bus.extents(&topic.name).await.expect_err("it is removed");
+        assert!(matches!(error, BusError::NoSuchTopic { .. }), "{error}");
+    }
+    let error = bus.remove_topic(&topic.name).await.expect_err("it is removed");
+    assert!(matches!(error, BusError::NoSuchTopic { .. }), "{error}");
+    bus.close().await.expect("the bus closes in time");
 }

@@ -36,8 +36,8 @@ use crate::store::{Source, Store, StoreError};
 
 /// A whole record: a value of full size and some 48 kB of key and headers, as in Kafka.
 const RECORD_BYTES_MAX: usize = BUS_VALUE_BYTES_MAX + 48_000;
-/// Records between a reader's task and its owner.
-const SUBSCRIPTION_RECORDS: usize = 128;
+/// Between a reader's task and its owner; a burst has [`reader::BURST_RECORDS`] at most.
+const SUBSCRIPTION_BURSTS: usize = 4;
 /// For the last commit and the readers' tasks.
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -164,7 +164,7 @@ impl Bus for EmbeddedBus {
     async fn subscribe(&self, topic: &str, from: StartAt) -> Result<Subscription, BusError> {
         let known = self.shared.topic(topic)?;
         let next = self.shared.start(known, from).await?;
-        let (sender, records) = mpsc::channel(SUBSCRIPTION_RECORDS);
+        let (sender, records) = mpsc::channel(SUBSCRIPTION_BURSTS);
         let reader = Reader::alone(Arc::clone(&self.shared), topic, next.clone(), sender);
         self.shared.scope.spawn("bus-reader", reader.run());
         Ok(Subscription::new(records, None).beginning_at(next))
@@ -174,7 +174,7 @@ impl Bus for EmbeddedBus {
         let known = self.shared.topic(topic)?;
         let width = known.partitions.len() as u32;
         let membership = Membership::new(&self.shared.groups, topic, group, width);
-        let (sender, records) = mpsc::channel(SUBSCRIPTION_RECORDS);
+        let (sender, records) = mpsc::channel(SUBSCRIPTION_BURSTS);
         let reader = Reader::member(Arc::clone(&self.shared), topic, group, membership, sender);
         self.shared.scope.spawn("bus-member", reader.run());
         let commits =

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::limit::BUS_VALUE_BYTES_MAX;
+use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use runtime::{Component, Scope};
 
@@ -66,6 +67,30 @@ impl KafkaOptions {
             metrics: None,
         }
     }
+
+    /// All that librdkafka is told about publishing, passwords included: to measure it without us, as we use it.
+    pub fn publishing_properties(&self) -> Result<BTreeMap<String, String>, BusError> {
+        Ok(properties(&self.settings()?.publishing()))
+    }
+
+    /// The same about reading alone.
+    pub fn reading_properties(&self) -> Result<BTreeMap<String, String>, BusError> {
+        Ok(properties(&self.settings()?.reading()))
+    }
+
+    fn settings(&self) -> Result<Settings, BusError> {
+        Settings::new(
+            &self.bootstrap,
+            self.properties.clone(),
+            self.replication,
+            self.answer_within,
+            self.publish_within,
+        )
+    }
+}
+
+fn properties(config: &ClientConfig) -> BTreeMap<String, String> {
+    config.config_map().iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 impl fmt::Debug for KafkaOptions {
@@ -96,14 +121,8 @@ impl KafkaBus {
     ///
     /// Call it inside a tokio runtime: waiting for the threads' ends runs there.
     pub fn connect(options: KafkaOptions) -> Result<Self, BusError> {
+        let settings = options.settings()?;
         let telemetry = Arc::new(Telemetry::new(options.health, options.metrics.as_ref())?);
-        let settings = Settings::new(
-            &options.bootstrap,
-            options.properties,
-            options.replication,
-            options.answer_within,
-            options.publish_within,
-        )?;
         let publisher = Publisher::new(&settings, Arc::clone(&telemetry))?;
         let scope = Scope::new("kafka-bus");
         let questions = Questions::open(&settings, Arc::clone(&telemetry), &scope)?;
@@ -117,6 +136,13 @@ impl KafkaBus {
         let stopped = self.scope.stop(CLOSE_WITHIN).await;
         published?;
         stopped.map_err(|error| BusError::Unavailable { reason: error.to_string() })
+    }
+
+    /// Removes a topic and all its records. Whoever still publishes to it may make brokers create it anew.
+    pub async fn remove_topic(&self, topic: &str) -> Result<(), BusError> {
+        self.check_open()?;
+        self.forget(topic);
+        topics::remove(&self.settings, topic).await
     }
 
     fn check_open(&self) -> Result<(), BusError> {

@@ -13,10 +13,12 @@ use tokio::sync::{mpsc, watch};
 use super::Shared;
 use super::group::{Membership, Share};
 use super::log::{self, Most, Topics};
-use crate::bus::{BusError, Record};
+use crate::bus::{Burst, BusError, Record};
 
 /// What one read of one partition takes from the log.
 const CHUNK: Most = Most { records: 512, bytes: 1_024 * 1_024 };
+/// What is handed on together, at most.
+pub(super) const BURST_RECORDS: usize = 32;
 /// Between two attempts to read a store that fails.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -29,7 +31,7 @@ pub(super) struct Reader {
     next: BTreeMap<u32, u64>,
     group: Option<Group>,
     ends: watch::Receiver<Arc<Topics>>,
-    records: mpsc::Sender<Result<Record, BusError>>,
+    records: mpsc::Sender<Result<Burst, BusError>>,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl Reader {
         shared: Arc<Shared>,
         topic: &str,
         next: BTreeMap<u32, u64>,
-        records: mpsc::Sender<Result<Record, BusError>>,
+        records: mpsc::Sender<Result<Burst, BusError>>,
     ) -> Self {
         let ends = shared.topics.subscribe();
         Self { shared, topic: topic.to_owned(), next, group: None, ends, records }
@@ -56,7 +58,7 @@ impl Reader {
         topic: &str,
         group: &str,
         membership: Membership,
-        records: mpsc::Sender<Result<Record, BusError>>,
+        records: mpsc::Sender<Result<Burst, BusError>>,
     ) -> Self {
         let mut reader = Self::alone(shared, topic, BTreeMap::new(), records);
         reader.group = Some(Group { name: group.to_owned(), membership });
@@ -115,17 +117,17 @@ impl Reader {
 
     /// Sends `records`; stops with `false` as soon as the share changes or nobody listens.
     async fn hand_on(&mut self, partition: u32, records: Vec<Record>) -> bool {
-        for record in records {
+        let mut records = records.into_iter();
+        loop {
+            let burst: Burst = records.by_ref().take(BURST_RECORDS).collect();
+            let Some(last) = burst.last().map(|record| record.position.offset) else { return true };
+            let Ok(place) = self.records.reserve().await else { return false };
             if self.group.as_ref().is_some_and(|group| group.membership.share.has_changed().unwrap_or(true)) {
                 return false;
             }
-            let offset = record.position.offset;
-            if self.records.send(Ok(record)).await.is_err() {
-                return false;
-            }
-            self.next.insert(partition, offset + 1);
+            place.send(Ok(burst));
+            self.next.insert(partition, last + 1);
         }
-        true
     }
 
     /// Lets go of what went to another member and begins what came from one.

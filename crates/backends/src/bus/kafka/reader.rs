@@ -3,7 +3,7 @@
 //! The consumer is closed on its own thread, because closing may wait for brokers. No list from `assignment()` may
 //! outlive the statement that asked for it: closing waits for ever for one that is alive (rust-rdkafka issue 611).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -18,7 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use runtime::Scope;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::Permit;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -26,10 +26,13 @@ use super::questions::in_thread;
 use super::settings::Settings;
 use super::telemetry::{Telemetry, Voice};
 use super::{failure, refused};
-use crate::bus::{BusError, Commit, Position, Record, Subscription};
+use crate::bus::{Burst, BusError, Commit, Position, Record, Subscription};
 
-/// Records between the thread and the subscription's owner.
-const SUBSCRIPTION_RECORDS: usize = 512;
+/// Between the thread and the subscription's owner.
+const SUBSCRIPTION_BURSTS: usize = 4;
+/// A burst takes no further record past so many, or past so many bytes of values.
+const BURST_RECORDS: usize = 128;
+const BURST_BYTES: usize = 1024 * 1024;
 /// How long the thread waits for a record before it looks whether it is still wanted.
 const POLL: Duration = Duration::from_millis(200);
 /// A member whose owner takes nothing for so long stops fetching, and goes on answering its group.
@@ -57,7 +60,7 @@ pub(super) fn alone(
             .map_err(|error| failure(topic, &error))?;
     }
     consumer.assign(&assignment).map_err(|error| failure(topic, &error))?;
-    let (records, receiver) = mpsc::channel(SUBSCRIPTION_RECORDS);
+    let (records, receiver) = mpsc::channel(SUBSCRIPTION_BURSTS);
     let reader = Reader::new(Arc::new(consumer), telemetry, scope, topic, records, Kind::Alone);
     in_thread("kafka-reader", scope, move || reader.run())?;
     Ok(Subscription::new(receiver, None).beginning_at(begins))
@@ -83,7 +86,7 @@ pub(super) async fn member(
         one_at_a_time: Arc::new(Semaphore::new(1)),
         within: settings.answer_within,
     };
-    let (records, receiver) = mpsc::channel(SUBSCRIPTION_RECORDS);
+    let (records, receiver) = mpsc::channel(SUBSCRIPTION_BURSTS);
     let reader = Reader::new(consumer, telemetry, scope, topic, records, Kind::Member);
     in_thread("kafka-member", scope, move || reader.run())?;
     // A group that waits for a member which died may take longer than a caller can; the share comes later then.
@@ -108,7 +111,7 @@ struct Reader {
     consumer: Arc<BaseConsumer<Voice>>,
     telemetry: Arc<Telemetry>,
     topic: String,
-    records: mpsc::Sender<Result<Record, BusError>>,
+    records: mpsc::Sender<Result<Burst, BusError>>,
     stopping: CancellationToken,
     kind: Kind,
     told: Option<Instant>,
@@ -120,7 +123,7 @@ impl Reader {
         telemetry: Arc<Telemetry>,
         scope: &Scope,
         topic: &str,
-        records: mpsc::Sender<Result<Record, BusError>>,
+        records: mpsc::Sender<Result<Burst, BusError>>,
         kind: Kind,
     ) -> Self {
         let (topic, stopping) = (topic.to_owned(), scope.stopping());
@@ -130,19 +133,14 @@ impl Reader {
     /// Until the subscription is dropped or the bus closes; then closes the consumer.
     fn run(mut self) {
         while !self.records.is_closed() && !self.stopping.is_cancelled() {
-            let polled = match self.consumer.poll(POLL) {
-                None => continue,
-                Some(Ok(message)) => Ok(record(&message)),
-                Some(Err(error)) => Err(error),
-            };
-            let handed = match polled {
-                Ok(record) => {
-                    self.telemetry.answered();
-                    self.hand_on(record)
+            let (burst, error) = self.burst();
+            if !burst.is_empty() {
+                self.telemetry.answered();
+                if self.hand_on(burst).is_err() {
+                    break;
                 }
-                Err(error) => self.tell(&error),
-            };
-            if handed.is_err() {
+            }
+            if error.is_some_and(|error| self.tell(&error).is_err()) {
                 break;
             }
         }
@@ -151,23 +149,55 @@ impl Reader {
         drop(self.consumer);
     }
 
-    fn hand_on(&self, record: Record) -> Result<(), Unwanted> {
-        match self.records.try_send(Ok(record)) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Closed(_)) => Err(Unwanted),
-            Err(TrySendError::Full(record)) => match self.kind {
-                Kind::Alone => self.send(record, None).map(drop),
-                Kind::Member => self.send_as_member(record),
-            },
+    /// Waits for a record and takes what else is there already, up to the first error.
+    fn burst(&self) -> (Burst, Option<KafkaError>) {
+        let (mut burst, mut bytes) = (Burst::new(), 0);
+        let mut patience = POLL;
+        while burst.len() < BURST_RECORDS && bytes < BURST_BYTES {
+            match self.consumer.poll(patience) {
+                None => break,
+                Some(Err(error)) => return (burst, Some(error)),
+                Some(Ok(message)) => {
+                    bytes += message.payload_len();
+                    burst.push(record(&message));
+                }
+            }
+            patience = Duration::ZERO;
         }
+        (burst, None)
     }
 
-    /// Waits for room. `Some` is what found none within `patience`.
-    fn send(
+    /// A member whose owner takes nothing fetches no more, but goes on answering its group.
+    fn hand_on(&self, mut burst: Burst) -> Result<(), Unwanted> {
+        let mut paused = false;
+        let place = loop {
+            let patience = match self.kind {
+                Kind::Alone => None,
+                Kind::Member if paused => Some(Duration::ZERO),
+                Kind::Member => Some(PATIENCE),
+            };
+            if let Some(place) = self.room(patience)? {
+                break place;
+            }
+            self.pause();
+            paused = true;
+            // Only what was on its way when fetching stopped still comes.
+            if let Some(Ok(message)) = self.consumer.poll(POLL) {
+                burst.push(record(&message));
+            }
+        };
+        place.send(Ok(burst));
+        if paused {
+            self.resume();
+        }
+        Ok(())
+    }
+
+    /// A place in the channel to the owner; `None` when there is none within `patience`.
+    fn room(
         &self,
-        item: Result<Record, BusError>,
         patience: Option<Duration>,
-    ) -> Result<Option<Result<Record, BusError>>, Unwanted> {
+    ) -> Result<Option<Permit<'_, Result<Burst, BusError>>>, Unwanted> {
         let room = async {
             tokio::select! {
                 biased;
@@ -175,35 +205,7 @@ impl Reader {
                 room = self.records.reserve() => room.map_err(|_| Unwanted),
             }
         };
-        match wait(room, patience) {
-            None => Ok(Some(item)),
-            Some(Err(unwanted)) => Err(unwanted),
-            Some(Ok(room)) => {
-                room.send(item);
-                Ok(None)
-            }
-        }
-    }
-
-    /// As [`Reader::send`]; past the patience nothing more is fetched, but the group is still answered.
-    fn send_as_member(&self, item: Result<Record, BusError>) -> Result<(), Unwanted> {
-        let mut waiting = VecDeque::from([item]);
-        let mut paused = false;
-        while let Some(item) = waiting.pop_front() {
-            let patience = if paused { Duration::ZERO } else { PATIENCE };
-            let Some(item) = self.send(item, Some(patience))? else { continue };
-            waiting.push_front(item);
-            self.pause();
-            paused = true;
-            // Only what was on its way when fetching stopped still comes.
-            if let Some(Ok(message)) = self.consumer.poll(POLL) {
-                waiting.push_back(Ok(record(&message)));
-            }
-        }
-        if paused {
-            self.resume();
-        }
-        Ok(())
+        wait(room, patience).transpose()
     }
 
     fn pause(&self) {
@@ -222,14 +224,21 @@ impl Reader {
     fn tell(&mut self, error: &KafkaError) -> Result<(), Unwanted> {
         if let KafkaError::MessageConsumptionFatal(code) = error {
             let reason = format!("{}: the consumer failed for good: {code}", self.topic);
-            self.send(Err(BusError::Store { reason }), None)?;
+            self.send(BusError::Store { reason })?;
             return Err(Unwanted);
         }
         if is_passing(error) || self.told.is_some_and(|told| told.elapsed() < ERROR_EVERY) {
             return Ok(());
         }
         self.told = Some(Instant::now());
-        self.send(Err(failure(&self.topic, error)), None).map(drop)
+        self.send(failure(&self.topic, error))
+    }
+
+    fn send(&self, error: BusError) -> Result<(), Unwanted> {
+        if let Some(place) = self.room(None)? {
+            place.send(Err(error));
+        }
+        Ok(())
     }
 }
 

@@ -50,7 +50,7 @@ const PUBLISHING: [(&str, &str); 8] = [
     ("statistics.interval.ms", "5000"),
 ];
 
-const READING: [(&str, &str); 11] = [
+const READING: [(&str, &str); 12] = [
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
     // Law 4: an offset that is gone continues at the earliest; so does a group without commits.
@@ -62,6 +62,8 @@ const READING: [(&str, &str); 11] = [
     ("queued.min.messages", "10000"),
     ("fetch.max.bytes", "8388608"),
     ("fetch.error.backoff.ms", "200"),
+    // How long fetching rests once that much is fetched: with librdkafka's own second, a reader that catches up mostly waits.
+    ("fetch.queue.backoff.ms", "20"),
     // Who leads a partition is looked at anew this often, even when no error said that it changed.
     ("topic.metadata.refresh.interval.ms", "20000"),
     // Every member lets go before any begins anew, so that no record goes to two members.

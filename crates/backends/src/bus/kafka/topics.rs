@@ -91,6 +91,24 @@ async fn create(settings: &Settings, topics: &[&TopicSpec]) -> Result<(), BusErr
     Ok(())
 }
 
+pub(super) async fn remove(settings: &Settings, topic: &str) -> Result<(), BusError> {
+    let admin = Admin::open(settings)?;
+    let results = admin
+        .client()
+        .delete_topics(&[topic], &options(settings))
+        .await
+        .map_err(|error| failure(topic, &error))?;
+    match results.into_iter().find_map(Result::err) {
+        None => Ok(()),
+        Some((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {
+            Err(BusError::NoSuchTopic { topic: topic.to_owned() })
+        }
+        Some((_, code)) => {
+            Err(BusError::Unavailable { reason: format!("{topic} could not be removed: {code}") })
+        }
+    }
+}
+
 /// Waits until the new topic can be read: brokers hear of it one after another.
 async fn created(settings: &Settings, questions: &Questions, topic: &TopicSpec) -> Result<u32, BusError> {
     let deadline = Instant::now() + settings.answer_within;
