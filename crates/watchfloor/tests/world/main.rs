@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod absence;
 mod fleet;
 mod ledger;
 mod linked;
