@@ -245,6 +245,7 @@ mod tests {
             &["selftest", "plugins", "-v"],
             &["selftest", "realtime", "--ticks", "50", "--interval", "0.2"],
             &["bench", "reduction", "--trace", "a.jsonl"],
+            &["bench", "bus", "--kafka", "h:9092", "--bytes", "2048"],
         ] {
             parse(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
         }

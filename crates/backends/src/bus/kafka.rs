@@ -192,7 +192,7 @@ impl Bus for KafkaBus {
         }
         // Asked first, because publishing makes brokers create topics.
         self.width(topic).await?;
-        let published = self.publisher.publish(topic, &records).await;
+        let published = self.publisher.publish(topic, records).await;
         if matches!(published, Err(BusError::NoSuchTopic { .. })) {
             self.forget(topic);
         }

@@ -11,6 +11,7 @@ mod commands;
 mod config;
 mod ends;
 mod health;
+mod measure;
 mod metrics;
 mod presence;
 mod sandbox;

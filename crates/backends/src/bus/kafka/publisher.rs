@@ -48,7 +48,7 @@ impl Publisher {
     pub(super) async fn publish(
         &self,
         topic: &str,
-        records: &[NewRecord],
+        records: Vec<NewRecord>,
     ) -> Result<Vec<Position>, BusError> {
         if records.is_empty() {
             return Ok(Vec::new());
@@ -65,17 +65,18 @@ impl Publisher {
         &self,
         producer: &ThreadedProducer<Reports>,
         topic: &str,
-        records: &[NewRecord],
+        records: Vec<NewRecord>,
     ) -> Result<Vec<Position>, BusError> {
         let deadline = Instant::now() + self.within;
         let late = || BusError::Unavailable { reason: format!("{topic}: not acknowledged in time") };
         let (call, reported) = Call::new(records.len());
-        for (index, record) in records.iter().enumerate() {
+        // librdkafka has copied a record that it took: what is here of it goes at once, and its memory is used again.
+        for (index, record) in records.into_iter().enumerate() {
             let mut place = Box::new(Place { call: Arc::clone(&call), index });
             // A full queue is backpressure: the caller waits for room, and its records keep their order.
-            while let Err((error, back)) = enqueue(producer, topic, record, place) {
+            while let Err((error, back)) = enqueue(producer, topic, &record, place) {
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                    return Err(rejected(topic, record, &error));
+                    return Err(rejected(topic, record.value.len(), &error));
                 }
                 place = back;
                 tokio::time::timeout_at(deadline, self.room.notified()).await.map_err(|_| late())?;
@@ -83,14 +84,11 @@ impl Publisher {
         }
         match tokio::time::timeout_at(deadline + REPORT_GRACE, reported).await {
             Ok(Ok(Ok(positions))) => Ok(positions),
-            Ok(Ok(Err((_, Unproven::NoOffset)))) => {
+            Ok(Ok(Err(Unproven::NoOffset))) => {
                 let reason = format!("{topic}: an acknowledgement without an offset proves nothing");
                 Err(BusError::Unavailable { reason })
             }
-            Ok(Ok(Err((index, Unproven::Failed(error))))) => Err(match records.get(index) {
-                Some(record) => rejected(topic, record, &error),
-                None => failure(topic, &error),
-            }),
+            Ok(Ok(Err(Unproven::Failed { error, bytes }))) => Err(rejected(topic, bytes, &error)),
             // No report, or a producer that was dropped under it.
             Ok(Err(_)) | Err(_) => Err(late()),
         }
@@ -162,23 +160,26 @@ fn enqueue(
     producer.send(new).map_err(|(error, back)| (error, back.delivery_opaque))
 }
 
-fn rejected(topic: &str, record: &NewRecord, error: &KafkaError) -> BusError {
+fn rejected(topic: &str, bytes: usize, error: &KafkaError) -> BusError {
     match error.rdkafka_error_code() {
         // The topic's own limit may be below the bus's; the broker does not tell it.
         Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
-            BusError::TooLarge { topic: topic.to_owned(), bytes: record.value.len(), max: RECORD_BYTES_MAX }
+            BusError::TooLarge { topic: topic.to_owned(), bytes, max: RECORD_BYTES_MAX }
         }
         _ => failure(topic, error),
     }
 }
 
-/// Every position, or the first record that failed and why.
-type Outcome = Result<Vec<Position>, (usize, Unproven)>;
+/// Every position, or why the first record that failed did.
+type Outcome = Result<Vec<Position>, Unproven>;
 
 /// Why a record does not count as published.
 #[derive(Debug)]
 enum Unproven {
-    Failed(KafkaError),
+    Failed {
+        error: KafkaError,
+        bytes: usize,
+    },
     /// librdkafka reports success without an offset when a later batch of the partition succeeded, or when the broker
     /// says that it has the record already. The first is no proof: where a partition knows nothing of a producer yet, its
     /// broker takes the second batch after refusing the first ("not leader"), and the first is nowhere.
@@ -224,7 +225,7 @@ impl Call {
                 Ok(std::mem::take(&mut pending.positions))
             }
             // The first failure is the answer; what else becomes of the call was not promised.
-            Err(error) => Err((index, error)),
+            Err(error) => Err(error),
         };
         if let Some(done) = pending.done.take() {
             // A caller that is gone wanted no answer.
@@ -266,7 +267,9 @@ impl ProducerContext for Reports {
                     _ => Err(Unproven::NoOffset),
                 }
             }
-            Err((error, _)) => Err(Unproven::Failed(error.clone())),
+            Err((error, message)) => {
+                Err(Unproven::Failed { error: error.clone(), bytes: message.payload_len() })
+            }
         };
         place.call.report(place.index, result);
         self.room.notify_one();
