@@ -143,6 +143,7 @@ impl Bus for Gate {
         let mut hears = self.hears.subscribe();
         self.scope.spawn("delayed", async move {
             while let Some(record) = records.next().await {
+                let record = record.map(|record| vec![record]);
                 if hears.wait_for(|hears| *hears).await.is_err() || out.send(record).await.is_err() {
                     return;
                 }
