@@ -1,6 +1,5 @@
 //! The role on embedded backends: what it reads, what stops it, what a restart brings back.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -65,7 +64,8 @@ impl World {
     }
 
     async fn publish(&self, topic: &str, key: &str, value: impl Into<Vec<u8>>) {
-        let record = NewRecord { key: key.to_owned(), value: value.into().into(), headers: BTreeMap::new() };
+        let record =
+            NewRecord { key: key.to_owned(), value: value.into().into(), headers: Default::default() };
         self.backends.bus.publish(topic, vec![record]).await.unwrap();
     }
 

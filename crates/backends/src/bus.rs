@@ -19,6 +19,7 @@
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod embedded;
+mod headers;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod partitioner;
@@ -33,6 +34,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use model::sample::Timestamp;
 use tokio::sync::mpsc;
+
+pub use self::headers::Headers;
 
 /// Name, width and retention of one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ pub struct Retention {
 pub struct NewRecord {
     pub key: String,
     pub value: Bytes,
-    pub headers: BTreeMap<String, String>,
+    pub headers: Headers,
 }
 
 /// Where a record lies in its topic.
@@ -74,7 +77,7 @@ pub struct Record {
     pub at: Timestamp,
     pub key: String,
     pub value: Bytes,
-    pub headers: BTreeMap<String, String>,
+    pub headers: Headers,
 }
 
 /// Where a subscription begins.
@@ -230,7 +233,7 @@ mod tests {
             at: Timestamp::default(),
             key: String::new(),
             value: Bytes::new(),
-            headers: BTreeMap::new(),
+            headers: Headers::default(),
         };
         offsets.map(record).collect()
     }

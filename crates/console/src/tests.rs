@@ -7,7 +7,6 @@ mod fleet;
 mod guard;
 mod metrics;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -191,7 +190,7 @@ async fn read(response: Response<Body>) -> Got {
 }
 
 fn new_record(key: &str, value: &Value) -> NewRecord {
-    NewRecord { key: key.to_owned(), value: value.to_string().into(), headers: BTreeMap::new() }
+    NewRecord { key: key.to_owned(), value: value.to_string().into(), headers: Default::default() }
 }
 
 fn entry(id: &str, role: &str, status: &str, reason: &str) -> Value {

@@ -84,7 +84,7 @@ impl Fleet {
 
     async fn publish(&self, topic: &str, key: &str, value: &impl serde::Serialize) {
         let value = serde_json::to_vec(value).unwrap().into();
-        let record = NewRecord { key: key.to_owned(), value, headers: BTreeMap::new() };
+        let record = NewRecord { key: key.to_owned(), value, headers: Default::default() };
         self.backends.bus.publish(topic, vec![record]).await.unwrap();
     }
 

@@ -1,6 +1,8 @@
 //! From what agents send to records of `monitoring-data`: one per row, with the account of what was not sent.
 
-use backends::bus::NewRecord;
+use std::sync::LazyLock;
+
+use backends::bus::{Headers, NewRecord};
 use bytes::Bytes;
 use model::id::{AgentId, Incarnation, Sequence};
 use model::limit::{self, BUS_VALUE_BYTES_MAX};
@@ -107,8 +109,8 @@ impl Encoded {
 }
 
 fn keyed(agent: &AgentId, value: Bytes) -> NewRecord {
-    let headers = [(CONTENT_TYPE.to_owned(), JSON.to_owned())].into();
-    NewRecord { key: agent.to_string(), value, headers }
+    static HEADERS: LazyLock<Headers> = LazyLock::new(|| [(CONTENT_TYPE.to_owned(), JSON.to_owned())].into());
+    NewRecord { key: agent.to_string(), value, headers: HEADERS.clone() }
 }
 
 fn json(value: &impl Serialize) -> Bytes {

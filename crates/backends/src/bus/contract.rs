@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use model::limit::BUS_VALUE_BYTES_MAX;
 
 use super::{
-    Bus, BusError, Extent, NewRecord, Position, Record, Retention, StartAt, Subscription, TopicSpec,
+    Bus, BusError, Extent, Headers, NewRecord, Position, Record, Retention, StartAt, Subscription, TopicSpec,
 };
 
 /// Makes the implementation under test. One fixture is one world: what is opened later sees what was left earlier.
@@ -42,7 +42,7 @@ fn topic(name: &str, partitions: u32, retention: Retention) -> TopicSpec {
 }
 
 fn record(key: &str, value: impl Into<String>) -> NewRecord {
-    NewRecord { key: key.to_owned(), value: Bytes::from(value.into()), headers: BTreeMap::new() }
+    NewRecord { key: key.to_owned(), value: Bytes::from(value.into()), headers: Default::default() }
 }
 
 fn text(record: &Record) -> String {
@@ -109,14 +109,17 @@ pub async fn an_acknowledged_record_survives_reopening(fixture: &impl Fixture) {
 /// Law 1: what is read is what was published, to the last byte.
 pub async fn key_value_and_headers_come_back_whole(fixture: &impl Fixture) {
     let bus = opened(fixture, 1).await;
-    let headers = BTreeMap::from([("content-type".to_owned(), "application/json".to_owned())]);
+    let kind = |kind: &str| Headers::from([("content-type".to_owned(), kind.to_owned())]);
     let full = Bytes::from((0..BUS_VALUE_BYTES_MAX).map(|at| at as u8).collect::<Vec<u8>>());
     let records = vec![
-        NewRecord { key: "ключ".to_owned(), value: full, headers },
-        NewRecord { key: String::new(), value: Bytes::new(), headers: BTreeMap::new() },
+        NewRecord { key: "ключ".to_owned(), value: full, headers: kind("application/json") },
+        NewRecord { headers: kind("text/plain"), ..NewRecord::default() },
+        NewRecord::default(),
+        NewRecord { headers: kind("text/plain"), ..NewRecord::default() },
+        NewRecord { headers: kind("text/plain"), ..NewRecord::default() },
     ];
     bus.publish("t", records.clone()).await.expect("a value of full size can be published");
-    let read = take(&mut subscribe(&bus, StartAt::Earliest).await, 2).await;
+    let read = take(&mut subscribe(&bus, StartAt::Earliest).await, records.len()).await;
     let read: Vec<NewRecord> = read
         .into_iter()
         .map(|Record { key, value, headers, .. }| NewRecord { key, value, headers })

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use model::sample::Timestamp;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use runtime::Scope;
 use tokio::sync::mpsc::Permit;
@@ -26,7 +26,7 @@ use super::questions::in_thread;
 use super::settings::Settings;
 use super::telemetry::{Telemetry, Voice};
 use super::{failure, refused};
-use crate::bus::{Burst, BusError, Commit, Position, Record, Subscription};
+use crate::bus::{Burst, BusError, Commit, Headers, Position, Record, Subscription};
 
 /// Between the thread and the subscription's owner.
 const SUBSCRIPTION_BURSTS: usize = 4;
@@ -115,6 +115,8 @@ struct Reader {
     stopping: CancellationToken,
     kind: Kind,
     told: Option<Instant>,
+    /// Of the record before: the next one's are the same, as a rule.
+    headers: Headers,
 }
 
 impl Reader {
@@ -127,7 +129,7 @@ impl Reader {
         kind: Kind,
     ) -> Self {
         let (topic, stopping) = (topic.to_owned(), scope.stopping());
-        Self { consumer, telemetry, topic, records, stopping, kind, told: None }
+        Self { consumer, telemetry, topic, records, stopping, kind, told: None, headers: Headers::default() }
     }
 
     /// Until the subscription is dropped or the bus closes; then closes the consumer.
@@ -150,7 +152,7 @@ impl Reader {
     }
 
     /// Waits for a record and takes what else is there already, up to the first error.
-    fn burst(&self) -> (Burst, Option<KafkaError>) {
+    fn burst(&mut self) -> (Burst, Option<KafkaError>) {
         let (mut burst, mut bytes) = (Burst::new(), 0);
         let mut patience = POLL;
         while burst.len() < BURST_RECORDS && bytes < BURST_BYTES {
@@ -159,7 +161,7 @@ impl Reader {
                 Some(Err(error)) => return (burst, Some(error)),
                 Some(Ok(message)) => {
                     bytes += message.payload_len();
-                    burst.push(record(&message));
+                    burst.push(record(&message, &mut self.headers));
                 }
             }
             patience = Duration::ZERO;
@@ -168,7 +170,7 @@ impl Reader {
     }
 
     /// A member whose owner takes nothing fetches no more, but goes on answering its group.
-    fn hand_on(&self, mut burst: Burst) -> Result<(), Unwanted> {
+    fn hand_on(&mut self, mut burst: Burst) -> Result<(), Unwanted> {
         let mut paused = false;
         let place = loop {
             let patience = match self.kind {
@@ -183,7 +185,7 @@ impl Reader {
             paused = true;
             // Only what was on its way when fetching stopped still comes.
             if let Some(Ok(message)) = self.consumer.poll(POLL) {
-                burst.push(record(&message));
+                burst.push(record(&message, &mut self.headers));
             }
         };
         place.send(Ok(burst));
@@ -261,11 +263,17 @@ fn is_passing(error: &KafkaError) -> bool {
     )
 }
 
-fn record(message: &BorrowedMessage<'_>) -> Record {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let headers = message.headers().map_or_else(BTreeMap::new, |headers| {
-        headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()))).collect()
-    });
+/// `before` are the headers of the record before, and then of this one.
+fn record(message: &BorrowedMessage<'_>, before: &mut Headers) -> Record {
+    match message.headers() {
+        None => *before = Headers::default(),
+        Some(headers) if are_equal(headers, before) => {}
+        Some(headers) => {
+            let pair =
+                |header: Header<'_, &[u8]>| (header.key.to_owned(), text(header.value.unwrap_or_default()));
+            *before = headers.iter().map(pair).collect();
+        }
+    }
     Record {
         position: Position {
             // Never negative in a message.
@@ -275,8 +283,20 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         at: Timestamp::from_unix_ms(message.timestamp().to_millis().unwrap_or_default()),
         key: text(message.key().unwrap_or_default()),
         value: message.payload().unwrap_or_default().to_vec().into(),
-        headers,
+        headers: before.clone(),
     }
+}
+
+/// Whether they are the same in the same order, which is that of the names where it is we who published.
+fn are_equal(found: &BorrowedHeaders, headers: &Headers) -> bool {
+    let equal = |(header, (name, value)): (Header<'_, &[u8]>, (&String, &String))| {
+        header.key == name && header.value.unwrap_or_default() == value.as_bytes()
+    };
+    found.count() == headers.len() && found.iter().zip(headers.iter()).all(equal)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Commits of one member.

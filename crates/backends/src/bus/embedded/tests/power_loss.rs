@@ -57,7 +57,7 @@ impl World {
                 let record = |n: usize| NewRecord {
                     key: format!("k{n}"),
                     value: format!("{step}.{n} ").repeat(1 << (n * 3)).into(),
-                    headers: BTreeMap::new(),
+                    headers: Default::default(),
                 };
                 bus.publish("t", (0..5).map(record).collect()).await.map(drop)
             }

@@ -153,7 +153,7 @@ async fn run(actions: Vec<Action>, compacted: bool) {
                     .map(|(key, size)| NewRecord {
                         key: format!("key-{key}"),
                         value: vec![key; usize::from(size)].into(),
-                        headers: BTreeMap::new(),
+                        headers: Default::default(),
                     })
                     .collect();
                 let count = records.len();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use backends::bus::NewRecord;
+use backends::bus::{Headers, NewRecord};
 use model::id::{AgentId, Incarnation, Sequence};
 use model::sample::{Sample, SeriesKey, SystemMetrics, Timestamp};
 use proto::record::{CONTENT_TYPE, DataRecord, JSON};
@@ -61,6 +61,7 @@ struct Agent {
     id: AgentId,
     incarnation: Incarnation,
     memory_total_mb: f64,
+    headers: Headers,
 }
 
 impl Agent {
@@ -70,6 +71,7 @@ impl Agent {
             id: AgentId::new(format!("node-{number:05}")).expect("letters and digits are an id"),
             incarnation: Incarnation::new(incarnation.to_string()).expect("a ULID is an id"),
             memory_total_mb: f64::from(1_u32 << random.random_range(12..19)),
+            headers: [(CONTENT_TYPE.to_owned(), JSON.to_owned())].into(),
         }
     }
 
@@ -101,7 +103,7 @@ impl Agent {
         NewRecord {
             key: self.id.as_str().to_owned(),
             value: json(&record).into(),
-            headers: BTreeMap::from([(CONTENT_TYPE.to_owned(), JSON.to_owned())]),
+            headers: self.headers.clone(),
         }
     }
 
